@@ -1,0 +1,53 @@
+# ST-TCP gateway. `make demo` shows the main job, `make test` checks it;
+# both install what a bare Debian with Go lacks (see deps).
+SHELL := /bin/bash
+GO    ?= go
+BIN   := bin/sttcp
+export CGO_ENABLED ?= 0
+
+# Debian package <- a file that it brings: apt is only asked when one is missing.
+DEPS := nftables:/usr/sbin/nft iproute2:/usr/sbin/ip nginx-light:/usr/sbin/nginx \
+        redis-server:/usr/bin/redis-server ethtool:/usr/sbin/ethtool
+
+.PHONY: deps build test test-full demo bench bench-failover lint generate clean
+
+deps:
+	@missing=""; for d in $(DEPS); do [ -e "$${d#*:}" ] || [ -e "/usr$${d#*:}" ] || missing="$$missing $${d%%:*}"; done; \
+	if [ -n "$$missing" ]; then \
+	  [ "$$(id -u)" = 0 ] || { echo "missing packages:$$missing (run as root: apt-get install$$missing)"; exit 1; }; \
+	  echo "installing$$missing"; \
+	  export DEBIAN_FRONTEND=noninteractive; \
+	  printf '#!/bin/sh\nexit 101\n' > /tmp/sttcp-policy-rc.d && chmod +x /tmp/sttcp-policy-rc.d; \
+	  made=; [ -e /usr/sbin/policy-rc.d ] || { cp /tmp/sttcp-policy-rc.d /usr/sbin/policy-rc.d; made=1; }; \
+	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing; } >/tmp/sttcp-apt.log 2>&1; rc=$$?; \
+	  [ -z "$$made" ] || rm -f /usr/sbin/policy-rc.d; \
+	  [ $$rc = 0 ] || { tail -20 /tmp/sttcp-apt.log; exit $$rc; }; \
+	fi
+
+build:
+	@mkdir -p bin
+	$(GO) build -trimpath -o $(BIN) ./cmd/sttcp
+
+# Root runs everything; elsewhere the tests that need root skip and say so.
+test: deps build lint
+	$(GO) test -count=1 -timeout 14m ./...
+
+test-full: deps build lint
+	STTCP_FULL=1 $(GO) test -count=1 -timeout 80m -v ./... 2>&1 | grep -vE '^=== (RUN|PAUSE|CONT)'
+
+demo: deps build
+	@$(BIN) demo
+
+bench: build
+	$(GO) test -run '^$$' -bench . -benchmem ./proxy/...
+
+lint:
+	@out=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); [ -z "$$out" ] || { echo "gofmt would change:"; echo "$$out"; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+generate:
+	$(GO) generate ./...
+
+clean:
+	rm -rf bin

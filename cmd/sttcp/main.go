@@ -1,0 +1,4 @@
+// Command sttcp is the ST-TCP gateway.
+package main
+
+func main() {}

@@ -1,0 +1,205 @@
+package stream
+
+import (
+	"bytes"
+	"regexp"
+	"time"
+)
+
+const (
+	// maxLine is how long a line may be for masks to apply, in bytes.
+	maxLine = 4 << 10
+	// lineWait is how long a difference waits for the end of its line.
+	lineWait = 50 * time.Millisecond
+	// maxSample is how much of an answer a report shows, in bytes.
+	maxSample = 64
+)
+
+// comparer remembers what masks need: how the line began in which the two
+// answers are compared next.
+type comparer struct {
+	on     bool          // byte by byte
+	long   bool          // the line is longer than maxLine: no mask applies
+	line   [2][]byte     // by leg; equal but for masked spans
+	waitBy time.Duration // a difference waits for its line's end until then; 0: none
+}
+
+// compare moves verified as far as both answers are there and equal.
+func (c *Conn) compare() {
+	a, b := &c.legs[0].win, &c.legs[1].win
+	end := min(a.end, b.end)
+	if !c.cmp.on {
+		c.verified = max(c.verified, end)
+		return
+	}
+	for c.verified < end {
+		x, y := a.at(c.verified), b.at(c.verified)
+		n := min(len(x), len(y))
+		same := commonPrefix(x[:n], y[:n])
+		c.equal(x[:same], y[:same])
+		if same < n && !c.differ() {
+			return
+		}
+	}
+}
+
+// commonPrefix returns how many leading bytes of a and b, equally long, are
+// equal.
+func commonPrefix(a, b []byte) int {
+	if bytes.Equal(a, b) {
+		return len(a)
+	}
+	lo, hi := 0, len(a) // a[:lo] is equal, a[:hi] is not
+	for hi-lo > 1 {
+		if mid := (lo + hi) / 2; bytes.Equal(a[lo:mid], b[lo:mid]) {
+			lo = mid
+		} else {
+			hi = mid
+		}
+	}
+	return lo
+}
+
+// equal takes spans that were found equal, or equal but for masks.
+func (c *Conn) equal(a, b []byte) {
+	c.verified += uint64(len(a))
+	if len(c.cfg.Masks) == 0 || len(a) == 0 {
+		return
+	}
+	c.cmp.waitBy = 0
+	tail := max(0, len(a)-maxLine-1)
+	if i := bytes.LastIndexByte(a[tail:], '\n'); i >= 0 {
+		c.cmp.newLine()
+		a, b = a[tail+i+1:], b[tail+i+1:]
+	}
+	c.cmp.extend(a, b)
+}
+
+func (m *comparer) newLine() {
+	m.long = false
+	m.line[0], m.line[1] = m.line[0][:0], m.line[1][:0]
+}
+
+func (m *comparer) extend(a, b []byte) {
+	if m.long || len(m.line[0])+len(a) > maxLine {
+		m.newLine()
+		m.long = true
+		return
+	}
+	m.line[0] = append(m.line[0], a...)
+	m.line[1] = append(m.line[1], b...)
+}
+
+// differ judges the difference at verified and reports whether comparing goes
+// on beyond it: a mask may cover it. It may have to wait for the line's end.
+func (c *Conn) differ() (goOn bool) {
+	if len(c.cfg.Masks) == 0 || c.cmp.long {
+		c.diverged(c.verified)
+		return false
+	}
+	a, doneA := c.rest(0)
+	b, doneB := c.rest(1)
+	if doneA != doneB && (doneA && len(b) > len(a) || doneB && len(a) > len(b)) {
+		c.diverged(c.verified) // one line is longer than the other
+		return false
+	}
+	if !(doneA && doneB) && !c.waitedEnough(min(len(a), len(b))) {
+		return false
+	}
+	if doneA && doneB && len(a) != len(b) {
+		c.diverged(c.verified)
+		return false
+	}
+	return c.masked(a, b)
+}
+
+// masked compares the rest of a line, or what there is of it, under the masks.
+func (c *Conn) masked(a, b []byte) bool {
+	n := min(len(a), len(b))
+	at, same := equalMasked(c.cfg.Masks, join(c.cmp.line[0], a[:n]), join(c.cmp.line[1], b[:n]))
+	if !same {
+		done := len(c.cmp.line[0])
+		c.diverged(c.verified + uint64(max(at, done)-done))
+		return false
+	}
+	c.equal(a[:n], b[:n])
+	return true
+}
+
+func join(a, b []byte) []byte {
+	return append(append(make([]byte, 0, len(a)+len(b)), a...), b...)
+}
+
+// rest returns leg l's bytes from verified to the end of the line, without
+// the newline, or as many as there are.
+func (c *Conn) rest(l Leg) (line []byte, done bool) {
+	w := &c.legs[l].win
+	line = w.at(c.verified)
+	if more := w.at(c.verified + uint64(len(line))); len(more) > 0 && len(line) <= maxLine {
+		line = join(line, more[:min(len(more), maxLine+1)])
+	}
+	if i := bytes.IndexByte(line[:min(len(line), maxLine+1)], '\n'); i >= 0 {
+		return line[:i], true
+	}
+	return line, false
+}
+
+// waitedEnough reports whether a difference whose line has not ended, n bytes
+// of it here, is to be judged all the same.
+func (c *Conn) waitedEnough(n int) bool {
+	if c.cmp.waitBy == 0 {
+		c.cmp.waitBy = c.now + lineWait
+	}
+	return c.now >= c.cmp.waitBy || n+len(c.cmp.line[0]) >= maxLine ||
+		c.legs[0].closed != open || c.legs[1].closed != open
+}
+
+// equalMasked reports whether two equally long lines are equal outside the
+// spans that the masks match, which must be the same spans in both; if not,
+// at is where they first differ.
+func equalMasked(masks []*regexp.Regexp, a, b []byte) (at int, same bool) {
+	ca, cb := bytes.Clone(a), bytes.Clone(b)
+	for _, m := range masks {
+		sa, sb := m.FindAllIndex(a, -1), m.FindAllIndex(b, -1)
+		for i := range min(len(sa), len(sb)) {
+			if sa[i][0] == sb[i][0] && sa[i][1] == sb[i][1] {
+				clear(ca[sa[i][0]:sa[i][1]])
+				clear(cb[sb[i][0]:sb[i][1]])
+			}
+		}
+	}
+	at = commonPrefix(ca, cb)
+	return at, at == len(ca)
+}
+
+// diverged says that the answers differ at off and does what the service
+// wants done. The backup is the odd one: with two there is no majority.
+func (c *Conn) diverged(off uint64) {
+	odd := c.prim.other()
+	a := Action{Type: Diverged, Leg: odd, Off: off}
+	if c.cfg.Report {
+		a.Sample[0], a.Sample[1] = c.sample(0, off), c.sample(1, off)
+	}
+	c.act(a)
+	c.cmp.on, c.cmp.waitBy = false, 0
+	switch c.cfg.OnDivergence {
+	case Reset:
+		c.lose(ReasonDiverged)
+	case Eject:
+		c.drop(odd, ReasonDiverged)
+	default:
+		c.mute(odd)
+	}
+}
+
+func (c *Conn) sample(l Leg, off uint64) []byte {
+	b := c.legs[l].win.at(off)
+	return b[:min(len(b), maxSample)]
+}
+
+func (c *Conn) mute(l Leg) {
+	g := &c.legs[l]
+	g.muted = true
+	g.muteAt = c.publish(Action{Leg: l, Why: ReasonDiverged})
+	c.act(Action{Type: Muted, Leg: l, Off: c.verified, Why: ReasonDiverged})
+}

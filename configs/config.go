@@ -24,6 +24,10 @@ type Config struct {
 	// Ineffective lists, in the order of the file, the keys that were set but
 	// whose feature this version does not have yet.
 	Ineffective []string
+
+	// Warnings are sentences for the operator about what is allowed but does
+	// not give all that it may seem to; `check` and `run` print them.
+	Warnings []string
 }
 
 // Role is what a node does in its cluster.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -250,7 +251,7 @@ func parseScalar(n *yaml.Node, t reflect.Type, tag reflect.StructTag) (v any, wh
 		}
 		return n.Value, ""
 	case oneof != "":
-		if !isStr || !strings.Contains(" "+oneof+" ", " "+n.Value+" ") || n.Value == "" {
+		if !isStr || !slices.Contains(strings.Fields(oneof), n.Value) {
 			return nil, wrong(strings.ReplaceAll(oneof, " ", " or "), n)
 		}
 		return n.Value, ""

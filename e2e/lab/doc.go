@@ -1,0 +1,44 @@
+// Package lab builds a small network on one machine, with real kernels: every
+// host is a network namespace, and the switches (Linux bridges) between them
+// live in one more. Programs are started in the hosts, faults are injected on
+// the cable between a host and its switch, and what passes there is captured
+// and can be asked about.
+//
+//	l, err := lab.New(lab.Options{Hosts: lab.Standard("client", "g1", "s1")})
+//	if err != nil { ... }
+//	defer l.Close()
+//	p, err := l.Host("s1").Start(ctx, lab.Cmd{Path: "nginx", Args: ...})
+//
+// # What is removed, and when
+//
+// Close removes the processes, namespaces, mounts and files of the lab. Write
+// `defer l.Close()` right after New: it then also runs when the goroutine
+// panics. On SIGINT, SIGTERM and SIGHUP every open lab is closed before the
+// process dies of the signal (Options.NoSignals leaves that to the caller). A
+// process that is killed outright takes the programs that it started with it
+// (parent death signal); the rest of what it leaves is removed by the next
+// New on the machine, which finds that nobody holds the lab's lock file any
+// more. Two things stay, as they stay after `ip netns add`: /run/netns is a
+// shared mount, and a congestion control that was asked for stays allowed.
+//
+// # Cables and faults
+//
+//	 host's namespace       the switch's namespace
+//	+-----------------+    +----------------------------------+
+//	|  program, kernel|    |                                  |
+//	|      eth0 ------+----+-- s1 ---------- lan (bridge)     |
+//	+-----------------+    |       \ delay /                  |
+//	                       +----------------------------------+
+//
+// Packets are dropped, slowed and delayed in the switch's namespace, so that
+// the kernel of a host can't tell a fault from one of a real network: a
+// segment dropped by a rule on the sending host would be reported to that
+// host's TCP as not sent, and one dropped by a rule on the receiving host
+// would already have been seen by its tc programs.
+//
+// # Concurrency
+//
+// Lab, Host, Link, Process, Fault and Capture may be used from several
+// goroutines. Close waits for nothing but the processes; sockets that Dial
+// and Listen gave out stay usable objects, but their network is gone.
+package lab

@@ -1,0 +1,274 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// HostSpec describes a host.
+type HostSpec struct {
+	// Name is unique in the lab: a lower-case letter, then up to eight
+	// lower-case letters and digits. "net" is the switch's.
+	Name string
+	// Links are the host's interfaces eth0, eth1 and so on; at least one.
+	Links []LinkSpec
+	// Routes are added once all links are up.
+	Routes []Route
+	// Forward makes the host a router.
+	Forward bool
+}
+
+// LinkSpec describes an interface of a host and its cable.
+type LinkSpec struct {
+	// Network is the bridge at the other end, made when it is first named;
+	// up to 15 characters.
+	Network string
+	// Addrs are the interface's addresses with their prefix lengths.
+	Addrs []netip.Prefix
+}
+
+// Route is a route by way of a gateway.
+type Route struct {
+	// Dst is the destination; the zero value is everything, in the family
+	// of Via.
+	Dst netip.Prefix
+	// Via is the gateway's address on one of the host's networks.
+	Via netip.Addr
+}
+
+// addSwitch makes the namespace in which the bridges live.
+func (l *Lab) addSwitch() error {
+	sw, err := newHost(l, "net", switchSysctls)
+	if err != nil {
+		return fmt.Errorf("add switch: %w", err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return errors.Join(errEnded, sw.remove())
+	}
+	l.sw = sw
+	return nil
+}
+
+// network returns the bridge of a network, made if need be.
+func (l *Lab) network(name string) (netlink.Link, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if br := l.networks[name]; br != nil {
+		return br, nil
+	}
+	// Snooping would hold back neighbour discovery until it has seen who
+	// listens to which group.
+	snooping := false
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = name
+	br := &netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping}
+	if err := l.sw.nl.LinkAdd(br); err != nil {
+		return nil, fmt.Errorf("add bridge %q: %w", name, err)
+	}
+	if err := l.sw.nl.LinkSetUp(br); err != nil {
+		return nil, fmt.Errorf("set bridge %q up: %w", name, err)
+	}
+	l.networks[name] = br
+	return br, nil
+}
+
+// AddHost adds a host to a running lab and waits until its links are up.
+func (l *Lab) AddHost(spec HostSpec) (*Host, error) {
+	h, err := l.addHost(spec)
+	if err != nil {
+		return nil, err
+	}
+	return h, waitReady([]*Host{h})
+}
+
+func (l *Lab) addHost(spec HostSpec) (*Host, error) {
+	if err := l.checkSpec(spec); err != nil {
+		return nil, fmt.Errorf("add host %q: %w", spec.Name, err)
+	}
+	h, err := newHost(l, spec.Name, hostSysctls(l.opt, spec.Forward))
+	if err != nil {
+		return nil, fmt.Errorf("add host %q: %w", spec.Name, err)
+	}
+	err = l.plug(h, spec)
+	if err == nil {
+		err = l.register(h)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("add host %q: %w", spec.Name, err), h.remove())
+	}
+	return h, nil
+}
+
+func (l *Lab) checkSpec(spec HostSpec) error {
+	switch {
+	case !namePattern.MatchString(spec.Name) || spec.Name == "net":
+		return fmt.Errorf("the name does not match %s, or is \"net\"", namePattern)
+	case l.Host(spec.Name) != nil:
+		return errors.New("there is one already")
+	case len(spec.Links) == 0:
+		return errors.New("it has no link (or its name is not one of the standard plan)")
+	}
+	return nil
+}
+
+// register makes the host known, unless Close has been called meanwhile.
+func (l *Lab) register(h *Host) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return errEnded
+	}
+	l.hosts = append(l.hosts, h)
+	return nil
+}
+
+// plug gives a host its links and routes.
+func (l *Lab) plug(h *Host, spec HostSpec) error {
+	lo, err := h.nl.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("find lo: %w", err)
+	}
+	if err := h.nl.LinkSetUp(lo); err != nil {
+		return fmt.Errorf("set lo up: %w", err)
+	}
+	for i, ls := range spec.Links {
+		if err := h.addLink(i, ls); err != nil {
+			return fmt.Errorf("add eth%d: %w", i, err)
+		}
+	}
+	for _, r := range spec.Routes {
+		if err := h.SetRoute(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addLink lays a cable between the host and a network's bridge.
+func (h *Host) addLink(i int, spec LinkSpec) error {
+	br, err := h.lab.network(spec.Network)
+	if err != nil {
+		return err
+	}
+	k := &Link{host: h, name: fmt.Sprintf("eth%d", i), network: spec.Network,
+		wire: wireName(h.name, i), mac: macFor(spec, h.name, i), faults: map[*portFault]struct{}{}}
+	k.port = k.wire
+	if err := k.layCable(br); err != nil {
+		return err
+	}
+	for _, a := range spec.Addrs {
+		if err := k.AddAddr(a); err != nil {
+			return err
+		}
+		k.addrs = append(k.addrs, a.Addr())
+	}
+	h.links = append(h.links, k)
+	if h.Link == nil {
+		h.Link = k
+	}
+	return nil
+}
+
+// layCable makes the veth pair, its far end a port of the bridge.
+func (k *Link) layCable(br netlink.Link) error {
+	sw := k.host.lab.sw
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MasterIndex, attrs.Group = k.wire, br.Attrs().Index, cableGroup
+	cable := &netlink.Veth{LinkAttrs: attrs, PeerName: k.name, PeerHardwareAddr: k.mac,
+		PeerNamespace: netlink.NsFd(k.host.ns.fd)}
+	if err := sw.nl.LinkAdd(cable); err != nil {
+		return fmt.Errorf("add cable: %w", err)
+	}
+	if k.host.lab.opt.NoOffloads {
+		if err := errors.Join(sw.noOffloads(k.wire), k.host.noOffloads(k.name)); err != nil {
+			return err
+		}
+	}
+	return errors.Join(sw.setUp(k.wire), k.host.setUp(k.name))
+}
+
+// cableGroup is the interface group of all cables' ends in the switch.
+const cableGroup = 1
+
+// deleteCables deletes all cables at once in the switch's namespace: one by
+// one the kernel would wait for each. Sockets that are still open somewhere,
+// and orphans of killed processes, keep a namespace alive, but from then on
+// not on the network.
+func deleteCables() error {
+	req := nl.NewNetlinkRequest(unix.RTM_DELLINK, unix.NLM_F_ACK)
+	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	req.AddData(nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(cableGroup)))
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	if errors.Is(err, unix.ENODEV) { // there are none
+		return nil
+	}
+	return wrap(err, "delete cables")
+}
+
+// wireName is the name of the switch's end of a cable: the host's name for
+// the first, with the number behind it for the others.
+func wireName(host string, i int) string {
+	if i == 0 {
+		return host
+	}
+	return fmt.Sprintf("%s.%d", host, i)
+}
+
+// macFor is a locally administered address that reads like the interface's
+// first address; interfaces without an IPv4 one get it from their name.
+func macFor(spec LinkSpec, host string, i int) net.HardwareAddr {
+	mac := net.HardwareAddr{0x02, byte(i), 0, 0, 0, 0}
+	copy(mac[2:], host)
+	for _, a := range spec.Addrs {
+		if a.Addr().Is4() {
+			v4 := a.Addr().As4()
+			copy(mac[2:], v4[:])
+			break
+		}
+	}
+	return mac
+}
+
+// waitReady waits until all cables of the hosts carry packets.
+func waitReady(hosts []*Host) error {
+	for _, h := range hosts {
+		for _, k := range h.links {
+			if err := k.waitCarrier(true); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// waitCarrier waits until both ends of the cable are up, or the host's end
+// has noticed that it is not connected.
+func (k *Link) waitCarrier(up bool) error {
+	return Until(context.Background(), fmt.Sprintf("carrier=%v on %v", up, k), func() error {
+		errs := []error{k.host.checkCarrier(k.name, up)}
+		if up {
+			errs = append(errs, k.host.lab.sw.checkCarrier(k.wire, up))
+		}
+		return errors.Join(errs...)
+	})
+}
+
+func (h *Host) checkCarrier(dev string, up bool) error {
+	link, err := h.nl.LinkByName(dev)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", dev, err)
+	}
+	if is := link.Attrs().OperState; (is == netlink.OperUp) != up {
+		return fmt.Errorf("%s of %s is %v", dev, h.name, is)
+	}
+	return nil
+}

@@ -1,0 +1,215 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sttcp/configs"
+	"sttcp/proxy/intercept"
+	"sttcp/proxy/pool"
+	"sttcp/proxy/stream"
+)
+
+// acceptor accepts the connections of one service and address family, and
+// sends the SYNs to the servers in the order in which it accepted.
+type acceptor struct {
+	svc    *service
+	file   *os.File
+	port   uint16
+	family int
+}
+
+// errPaused is returned by accept when the service takes no connection now.
+var errPaused = errors.New("accepting is paused")
+
+// outOfFiles is how long accepting rests when there is no descriptor left.
+const outOfFiles = 50 * time.Millisecond
+
+func newAcceptor(s *service, family int) (*acceptor, error) {
+	fd, port, err := intercept.Listen(family, s.cfg.MaxConn)
+	if err != nil {
+		return nil, fmt.Errorf("service %s: %w", s.cfg.Name, err)
+	}
+	return &acceptor{svc: s, file: os.NewFile(uintptr(fd), "listener of "+s.cfg.Name), port: port}, nil
+}
+
+// run accepts until the listener is closed.
+func (a *acceptor) run() {
+	defer a.svc.ended.Done()
+	for {
+		fd, peer, err := a.accept()
+		switch {
+		case err == nil:
+			a.take(fd, peer)
+		case errors.Is(err, errPaused):
+			a.svc.waitResume()
+		case errors.Is(err, os.ErrClosed):
+			return
+		default:
+			a.svc.count.acceptErrors.Add(1)
+			a.svc.log.Error("accept", "error", err)
+			time.Sleep(outOfFiles) // no event tells that a descriptor is free again
+		}
+	}
+}
+
+// accept waits for a connection.
+func (a *acceptor) accept() (fd int, peer unix.Sockaddr, err error) {
+	rc, err := a.file.SyscallConn()
+	if err != nil {
+		return -1, nil, fmt.Errorf("accept: %w", err)
+	}
+	rerr := rc.Read(func(lfd uintptr) bool {
+		if !a.svc.accepting() {
+			err = errPaused
+			return true
+		}
+		fd, peer, err = unix.Accept4(int(lfd), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		return !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.ECONNABORTED)
+	})
+	if rerr != nil {
+		return -1, nil, os.ErrClosed
+	}
+	return fd, peer, err
+}
+
+// take makes a connection of an accepted socket.
+func (a *acceptor) take(fd int, peer unix.Sockaddr) {
+	s := a.svc
+	c, err := s.open(fd, addrPort(peer))
+	if err != nil {
+		s.count.refused.Add(1)
+		s.log.Warn("connection refused", "client", addrPort(peer), "error", err)
+		_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+		_ = unix.Close(fd)
+		return
+	}
+	failed := s.dialLegs(c)
+	c.loop.Post(func() { c.start(failed) })
+}
+
+// errNoServer is why a client is refused when no server is to be had.
+var errNoServer = errors.New("no server is up")
+
+// open prepares a connection and chooses its servers.
+func (s *service) open(fd int, client netip.AddrPort) (*conn, error) {
+	if err := setOptions(fd); err != nil {
+		return nil, err
+	}
+	if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, notSentLowat); err != nil {
+		return nil, fmt.Errorf("set TCP_NOTSENT_LOWAT: %w", err)
+	}
+	local, err := unix.Getsockname(fd)
+	if err != nil {
+		return nil, fmt.Errorf("ask for the address the client wanted: %w", err)
+	}
+	c := &conn{svc: s, client: client, dest: addrPort(local), servers: [2]int{-1, -1}}
+	head, err := proxyHeader(s.cfg.ProxyProtocol, c.client, c.dest)
+	if err != nil {
+		return nil, err
+	}
+	c.head = uint64(len(head))
+	c.k0 = sock{fd: fd, conn: c, writable: true}
+	for l := range c.leg {
+		c.leg[l] = sock{fd: -1, conn: c, dialing: true}
+	}
+	return c, s.choose(c, head)
+}
+
+// choose gives c its servers, its loop and its core.
+func (s *service) choose(c *conn, head []byte) error {
+	return s.update(func(p *pool.Pool) error {
+		s.lastID++
+		c.id = s.lastID
+		ch := p.Pick(c.id, c.client.Addr())
+		if ch.N == 0 {
+			return errNoServer
+		}
+		c.servers = [2]int{ch.Primary, ch.Backup}
+		if ch.Hold {
+			c.waits = 1
+		}
+		c.worker = s.workers[uint64(c.id)%uint64(len(s.workers))]
+		c.loop = c.worker.loop
+		c.core = stream.New(&s.core, c.worker.bufs, ch.N, 0, head, c.loop.Since())
+		s.conns[c.id] = c
+		s.count.accepted.Add(1)
+		return nil
+	})
+}
+
+// dialLegs sends the SYNs of c's legs and returns why those that could not be
+// sent could not.
+func (s *service) dialLegs(c *conn) (failed [2]error) {
+	s.dialing.Lock()
+	defer s.dialing.Unlock()
+	for l, server := range c.servers {
+		if server < 0 {
+			continue
+		}
+		srv := s.cfg.Servers[server]
+		dst := netip.AddrPortFrom(srv.Address, srv.Port)
+		if srv.Port == 0 {
+			dst = netip.AddrPortFrom(srv.Address, c.dest.Port())
+		}
+		c.leg[l].fd, failed[l] = dial(s.source(c, srv.Address), dst, s.ports)
+	}
+	return failed
+}
+
+// source returns where a leg to server leaves from. With a PROXY header, or
+// `source: vip`, that is the virtual IP of the server's family.
+func (s *service) source(c *conn, server netip.Addr) netip.AddrPort {
+	if s.cfg.Source == configs.SourceClient {
+		return c.client
+	}
+	for _, a := range s.vips {
+		if a.Is4() == server.Is4() {
+			return netip.AddrPortFrom(a, 0)
+		}
+	}
+	return netip.AddrPort{} // the configuration has made sure that there is one
+}
+
+// accepting reports whether a new connection may be accepted now.
+func (s *service) accepting() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mayAccept()
+}
+
+// mayAccept is accepting with mu held.
+func (s *service) mayAccept() bool {
+	return s.closed || !s.pool.Frozen() && len(s.conns) < s.cfg.MaxConn
+}
+
+// mayResume has acceptors go on that wait for room, or for a thaw. mu is held.
+func (s *service) mayResume() {
+	if s.mayAccept() {
+		s.resume.Broadcast()
+	}
+}
+
+// waitResume waits until connections may be accepted again, or never.
+func (s *service) waitResume() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for !s.mayAccept() {
+		s.resume.Wait()
+	}
+}
+
+// legAt returns c's leg at server.
+func (c *conn) legAt(server int) (stream.Leg, bool) {
+	for l, s := range c.servers {
+		if s == server {
+			return stream.Leg(l), true
+		}
+	}
+	return 0, false
+}

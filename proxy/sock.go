@@ -1,0 +1,169 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"sttcp/proxy/epoll"
+)
+
+// notSentLowat bounds what a client's socket holds that was not sent yet, in
+// bytes (TCP_NOTSENT_LOWAT): what waits there can't be taken back.
+const notSentLowat = 128 << 10
+
+// sock is one non-blocking TCP socket of a connection. It owns its descriptor.
+type sock struct {
+	fd   int // -1 once closed
+	conn *conn
+
+	readable, writable bool
+	ended              bool // the peer has ended its direction, or all of it
+	urgent             bool // an urgent byte is, or was, in the receive queue
+	broken             bool // an error was taken from the socket
+	dialing            bool
+	shut               bool   // FIN sent
+	sent               uint64 // bytes taken by the kernel
+}
+
+// Ready takes epoll's word and lets the connection move.
+func (s *sock) Ready(e epoll.Events) {
+	s.readable = s.readable || e.Readable()
+	s.writable = s.writable || e.Writable()
+	s.ended = s.ended || e.Ended()
+	s.urgent = s.urgent || e.Urgent()
+	s.conn.ready(s)
+}
+
+// readResult is what came of a read.
+type readResult uint8
+
+const (
+	readNothing readResult = iota // nothing there for now
+	readBytes
+	readFIN
+	readRST // the connection is gone: reset, timed out, unreachable
+)
+
+// read reads into b, which is not empty.
+func (s *sock) read(b []byte) (int, readResult) {
+	n, err := ignoringEINTR(func() (int, error) { return unix.Read(s.fd, b) })
+	switch {
+	case err == nil && n > 0:
+		// A short read has emptied the queue; what comes later is a new edge
+		// (epoll(7)). But a read also ends before an urgent byte.
+		s.readable = n == len(b) || s.ended || s.urgent
+		return n, readBytes
+	case errors.Is(err, unix.EAGAIN):
+		s.readable = false
+		return 0, readNothing
+	case err != nil || s.broken:
+		s.readable = false
+		return 0, readRST
+	}
+	s.readable = false
+	return 0, readFIN
+}
+
+// atMark reports whether the next byte to be read is urgent. It asks the
+// kernel only when epoll has spoken of urgent data.
+func (s *sock) atMark() bool {
+	if !s.urgent {
+		return false
+	}
+	at, err := unix.IoctlGetInt(s.fd, unix.SIOCATMARK)
+	return err == nil && at != 0
+}
+
+// write writes b and returns how much was taken. An error shows when the
+// socket is read, after what the peer had sent before it.
+func (s *sock) write(b []byte, urgent bool) int {
+	flags := unix.MSG_NOSIGNAL
+	if urgent {
+		flags |= unix.MSG_OOB
+	}
+	n, err := ignoringEINTR(func() (int, error) {
+		return unix.SendmsgN(s.fd, b, nil, nil, flags)
+	})
+	if err != nil {
+		n = 0
+		if !errors.Is(err, unix.EAGAIN) {
+			s.broken, s.readable, s.ended = true, true, true
+		}
+	}
+	s.writable = n == len(b)
+	s.sent += uint64(n)
+	return n
+}
+
+// dialed returns how connecting ended.
+func (s *sock) dialed() error {
+	errno, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if err != nil {
+		return fmt.Errorf("ask for the result of connecting: %w", err)
+	}
+	if errno != 0 {
+		return unix.Errno(errno)
+	}
+	return nil
+}
+
+// shutdown sends a FIN after what was written.
+func (s *sock) shutdown() {
+	s.shut = true
+	_ = unix.Shutdown(s.fd, unix.SHUT_WR) // fails only if the connection is gone, which a read will say
+}
+
+// close closes the socket; with reset by a RST, whatever it still holds.
+func (s *sock) close(reset bool) {
+	if s.fd < 0 {
+		return
+	}
+	if reset {
+		_ = unix.SetsockoptLinger(s.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	}
+	s.conn.loop.Forget(s.fd)
+	_ = unix.Close(s.fd)
+	s.fd, s.readable, s.writable = -1, false, false
+}
+
+func ignoringEINTR(f func() (int, error)) (int, error) {
+	for {
+		if n, err := f(); !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+	}
+}
+
+// setOptions sets what every socket of a connection wants: no delay, urgent
+// data in-stream.
+func setOptions(fd int) error {
+	if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1); err != nil {
+		return fmt.Errorf("set TCP_NODELAY: %w", err)
+	}
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_OOBINLINE, 1); err != nil {
+		return fmt.Errorf("set SO_OOBINLINE: %w", err)
+	}
+	return nil
+}
+
+// sockaddr returns ap for the kernel. The family is that of the address.
+func sockaddr(ap netip.AddrPort) unix.Sockaddr {
+	if ap.Addr().Is4() {
+		return &unix.SockaddrInet4{Port: int(ap.Port()), Addr: ap.Addr().As4()}
+	}
+	return &unix.SockaddrInet6{Port: int(ap.Port()), Addr: ap.Addr().As16()}
+}
+
+// addrPort is the reverse of sockaddr; the zero AddrPort for other families.
+func addrPort(sa unix.Sockaddr) netip.AddrPort {
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
+	}
+	return netip.AddrPort{}
+}

@@ -91,13 +91,13 @@ func (c *Conn) connecting() bool {
 
 // settleAnswers compares what came and forgets what is needed no more.
 func (c *Conn) settleAnswers() {
-	if c.gone || c.outEnd != open && c.released >= c.outOff {
+	if c.bothVoices() && !c.gone && !c.outShut {
+		c.compare()
+	}
+	if c.gone || c.outShut {
 		c.discard(0)
 		c.discard(1)
 		return
-	}
-	if c.bothVoices() {
-		c.compare()
 	}
 	c.settleSource()
 	for l := range c.legs {

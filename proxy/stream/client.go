@@ -152,11 +152,9 @@ func (c *Conn) settleOver() {
 	}
 	for l := range c.legs {
 		if g := &c.legs[l]; g.state != absent && c.finished(g) {
+			g.cut = c.cutShort(g)
 			c.closeLeg(Leg(l), c.gone)
 		}
-	}
-	if c.legs[0].state == absent && c.legs[1].state == absent {
-		c.finish()
 	}
 }
 
@@ -185,18 +183,52 @@ func (c *Conn) finished(g *leg) bool {
 	return g.acked >= c.in.end
 }
 
+// cutShort returns why leg g is closed although its server has not all of the
+// client stream, ReasonNone if that is so by the server's own will or is told
+// of already.
+func (c *Conn) cutShort(g *leg) Reason {
+	switch {
+	case g.acked >= c.in.end || g.dropping || g.ejected != ReasonNone || g.closed == fin && !c.gone:
+		return ReasonNone
+	case g.refused:
+		return ReasonRefused
+	case g.closed != rst:
+		return ReasonLag
+	case c.why == ReasonServerRST || !c.blames(g, ReasonClosed):
+		return ReasonNone
+	}
+	return ReasonClosed
+}
+
 func (c *Conn) closeLeg(l Leg, reset bool) {
 	g := &c.legs[l]
-	g.state, g.dropping, g.owing = absent, false, false
+	g.state, g.dropping = absent, false
 	c.act(Action{Type: CloseLeg, Leg: l, Reset: reset, Why: g.why})
 	c.forgetClient()
+}
+
+// settleDone ends the connection when no socket is left. A server that has
+// missed the client's last bytes, which the other one has, is stale.
+func (c *Conn) settleDone() {
+	if !c.over || c.legs[0].state != absent || c.legs[1].state != absent {
+		return
+	}
+	for l := range c.legs {
+		g, o := &c.legs[l], &c.legs[1-l]
+		if g.cut != ReasonNone && g.acked < o.acked && o.acked >= c.in.end {
+			c.publish(Action{Leg: Leg(l), Eject: true, Why: g.cut})
+			c.act(Action{Type: Dropped, Leg: Leg(l), Why: g.cut, Off: g.win.end})
+		}
+	}
+	c.finish()
 }
 
 func (c *Conn) finish() {
 	c.done = true
 	c.in.drop(c.in.end)
-	c.legs[0].win.drop(c.legs[0].win.end)
-	c.legs[1].win.drop(c.legs[1].win.end)
+	c.discard(0)
+	c.discard(1)
+	c.cmp.newLine()
 	c.Trim()
 	c.act(Action{Type: Done, Why: c.why})
 }

@@ -7,7 +7,7 @@ import (
 )
 
 const (
-	// maxLine is how long a line may be for masks to apply, in bytes.
+	// maxLine is how much of a line masks apply to, in bytes from its start.
 	maxLine = 4 << 10
 	// lineWait is how long a difference waits for the end of its line.
 	lineWait = 50 * time.Millisecond
@@ -19,9 +19,9 @@ const (
 // answers are compared next.
 type comparer struct {
 	on     bool          // byte by byte
-	long   bool          // the line is longer than maxLine: no mask applies
-	line   [2][]byte     // by leg; equal but for masked spans
-	waitBy time.Duration // a difference waits for its line's end until then; 0: none
+	long   bool          // more than maxLine of the line is compared: no mask applies
+	line   [2][]byte     // by leg, at most maxLine; equal but for masked spans
+	waitBy time.Duration // on the lag clock: a difference waits for its line's end until then; 0: none
 }
 
 // compare moves verified as far as both answers are there and equal.
@@ -29,6 +29,9 @@ func (c *Conn) compare() {
 	a, b := &c.legs[0].win, &c.legs[1].win
 	end := min(a.end, b.end)
 	if !c.cmp.on {
+		if c.cfg.Compare == Off && c.outEnd != open {
+			end = c.outOff // the primary's end, however long the other answer is
+		}
 		c.verified = max(c.verified, end)
 		return
 	}
@@ -67,7 +70,7 @@ func (c *Conn) equal(a, b []byte) {
 		return
 	}
 	c.cmp.waitBy = 0
-	tail := max(0, len(a)-maxLine-1)
+	tail := max(0, len(a)-maxLine-1) // a newline before that begins a long line
 	if i := bytes.LastIndexByte(a[tail:], '\n'); i >= 0 {
 		c.cmp.newLine()
 		a, b = a[tail+i+1:], b[tail+i+1:]
@@ -81,33 +84,44 @@ func (m *comparer) newLine() {
 }
 
 func (m *comparer) extend(a, b []byte) {
-	if m.long || len(m.line[0])+len(a) > maxLine {
-		m.newLine()
-		m.long = true
-		return
+	n := min(len(a), m.room())
+	if m.line[0] == nil && n > 0 {
+		m.line[0], m.line[1] = make([]byte, 0, maxLine), make([]byte, 0, maxLine)
 	}
-	m.line[0] = append(m.line[0], a...)
-	m.line[1] = append(m.line[1], b...)
+	m.line[0] = append(m.line[0], a[:n]...)
+	m.line[1] = append(m.line[1], b[:n]...)
+	m.long = m.long || n < len(a)
+}
+
+// room returns how many bytes more of the line masks apply to.
+func (m *comparer) room() int {
+	if m.long {
+		return 0
+	}
+	return maxLine - len(m.line[0])
+}
+
+// trim gives memory back between two lines.
+func (m *comparer) trim() {
+	if len(m.line[0]) == 0 {
+		m.line = [2][]byte{}
+	}
 }
 
 // differ judges the difference at verified and reports whether comparing goes
 // on beyond it: a mask may cover it. It may have to wait for the line's end.
 func (c *Conn) differ() (goOn bool) {
-	if len(c.cfg.Masks) == 0 || c.cmp.long {
+	if len(c.cfg.Masks) == 0 || c.cmp.room() == 0 {
 		c.diverged(c.verified)
 		return false
 	}
 	a, doneA := c.rest(0)
 	b, doneB := c.rest(1)
-	if doneA != doneB && (doneA && len(b) > len(a) || doneB && len(a) > len(b)) {
+	switch {
+	case doneA && doneB && len(a) != len(b), doneA && len(b) > len(a), doneB && len(a) > len(b):
 		c.diverged(c.verified) // one line is longer than the other
 		return false
-	}
-	if !(doneA && doneB) && !c.waitedEnough(min(len(a), len(b))) {
-		return false
-	}
-	if doneA && doneB && len(a) != len(b) {
-		c.diverged(c.verified)
+	case !(doneA && doneB) && !c.waitedEnough():
 		return false
 	}
 	return c.masked(a, b)
@@ -116,9 +130,9 @@ func (c *Conn) differ() (goOn bool) {
 // masked compares the rest of a line, or what there is of it, under the masks.
 func (c *Conn) masked(a, b []byte) bool {
 	n := min(len(a), len(b))
+	done := len(c.cmp.line[0])
 	at, same := equalMasked(c.cfg.Masks, join(c.cmp.line[0], a[:n]), join(c.cmp.line[1], b[:n]))
 	if !same {
-		done := len(c.cmp.line[0])
 		c.diverged(c.verified + uint64(max(at, done)-done))
 		return false
 	}
@@ -131,27 +145,28 @@ func join(a, b []byte) []byte {
 }
 
 // rest returns leg l's bytes from verified to the end of the line, without
-// the newline, or as many as there are.
+// the newline, or as many as there are, or as masks apply to. In the first
+// and the last case no more of the line is to be waited for: done.
 func (c *Conn) rest(l Leg) (line []byte, done bool) {
-	w := &c.legs[l].win
+	w, room := &c.legs[l].win, c.cmp.room()
 	line = w.at(c.verified)
-	if more := w.at(c.verified + uint64(len(line))); len(more) > 0 && len(line) <= maxLine {
-		line = join(line, more[:min(len(more), maxLine+1)])
+	if more := w.at(c.verified + uint64(len(line))); len(line) < room && len(more) > 0 {
+		line = join(line, more[:min(len(more), room-len(line))])
 	}
-	if i := bytes.IndexByte(line[:min(len(line), maxLine+1)], '\n'); i >= 0 {
+	line = line[:min(len(line), room)]
+	if i := bytes.IndexByte(line, '\n'); i >= 0 {
 		return line[:i], true
 	}
-	return line, false
+	return line, len(line) == room
 }
 
-// waitedEnough reports whether a difference whose line has not ended, n bytes
-// of it here, is to be judged all the same.
-func (c *Conn) waitedEnough(n int) bool {
+// waitedEnough reports whether a difference whose line has not ended is to be
+// judged all the same.
+func (c *Conn) waitedEnough() bool {
 	if c.cmp.waitBy == 0 {
-		c.cmp.waitBy = c.now + lineWait
+		c.cmp.waitBy = c.lagNow() + lineWait
 	}
-	return c.now >= c.cmp.waitBy || n+len(c.cmp.line[0]) >= maxLine ||
-		c.legs[0].closed != open || c.legs[1].closed != open
+	return c.lagNow() >= c.cmp.waitBy || c.legs[0].closed != open || c.legs[1].closed != open
 }
 
 // equalMasked reports whether two equally long lines are equal outside the
@@ -161,10 +176,17 @@ func equalMasked(masks []*regexp.Regexp, a, b []byte) (at int, same bool) {
 	ca, cb := bytes.Clone(a), bytes.Clone(b)
 	for _, m := range masks {
 		sa, sb := m.FindAllIndex(a, -1), m.FindAllIndex(b, -1)
-		for i := range min(len(sa), len(sb)) {
-			if sa[i][0] == sb[i][0] && sa[i][1] == sb[i][1] {
-				clear(ca[sa[i][0]:sa[i][1]])
-				clear(cb[sb[i][0]:sb[i][1]])
+		for len(sa) > 0 && len(sb) > 0 {
+			x, y := sa[0], sb[0]
+			if x[0] == y[0] && x[1] == y[1] {
+				clear(ca[x[0]:x[1]])
+				clear(cb[x[0]:x[1]])
+			}
+			if x[0] <= y[0] {
+				sa = sa[1:]
+			}
+			if y[0] <= x[0] {
+				sb = sb[1:]
 			}
 		}
 	}
@@ -178,28 +200,37 @@ func (c *Conn) diverged(off uint64) {
 	odd := c.prim.other()
 	a := Action{Type: Diverged, Leg: odd, Off: off}
 	if c.cfg.Report {
-		a.Sample[0], a.Sample[1] = c.sample(0, off), c.sample(1, off)
+		a.Sample[0], a.Sample[1] = c.legs[0].win.sample(off), c.legs[1].win.sample(off)
 	}
 	c.act(a)
 	c.cmp.on, c.cmp.waitBy = false, 0
-	switch c.cfg.OnDivergence {
-	case Reset:
+	switch {
+	case c.cfg.OnDivergence == Reset:
 		c.lose(ReasonDiverged)
-	case Eject:
+	case c.cfg.OnDivergence == Eject && !c.legs[odd].kept:
 		c.drop(odd, ReasonDiverged)
 	default:
 		c.mute(odd)
 	}
 }
 
-func (c *Conn) sample(l Leg, off uint64) []byte {
-	b := c.legs[l].win.at(off)
-	return b[:min(len(b), maxSample)]
+// sample returns a copy of up to maxSample bytes from off on: the window's
+// memory may be another connection's by the time it is read.
+func (w *window) sample(off uint64) []byte {
+	b := w.at(off)
+	if n := maxSample - len(b); n > 0 {
+		more := w.at(off + uint64(len(b)))
+		return join(b, more[:min(len(more), n)])
+	}
+	return bytes.Clone(b[:maxSample])
 }
 
+// mute takes leg l's voice. Its close, if that was to be passed on, is nobody's
+// either.
 func (c *Conn) mute(l Leg) {
 	g := &c.legs[l]
 	g.muted = true
+	c.reopen()
 	g.muteAt = c.publish(Action{Leg: l, Why: ReasonDiverged})
 	c.act(Action{Type: Muted, Leg: l, Off: c.verified, Why: ReasonDiverged})
 }

@@ -68,7 +68,8 @@ type leg struct {
 	muted   bool
 	refused bool // connecting failed, not judged yet
 
-	kept bool // its server must not be ejected: it is the last
+	kept bool   // its server must not be ejected: it is the last
+	cut  Reason // why it was closed before its server had all of the client stream
 
 	// Dropping: decided but not confirmed. Still a live leg for I1.
 	dropping bool
@@ -125,11 +126,10 @@ type Conn struct {
 	prim Leg // whose answer counts when they differ
 
 	// The client stream.
-	in       window
-	inEnd    ending // how the client ended it, at offset in.end
-	frozen   bool
-	inNeeds  uint64 // record that has the client's FIN
-	finGiven bool   // ShutdownLeg may be given
+	in      window
+	inEnd   ending // how the client ended it, at offset in.end
+	frozen  bool
+	inNeeds uint64 // record that has the client's FIN
 
 	// The response stream.
 	released uint64 // R: handed to the client's socket
@@ -151,14 +151,18 @@ type Conn struct {
 	probes         uint64 // number of the last Probe
 	liveSet        [2]bool
 
-	// Timers: times on the connection's clock, zero when not running.
-	dialBy    time.Duration
+	// Timers on the connection's clock.
+	dialBy   time.Duration
+	lingerBy time.Duration // the servers are given up; counts once over
+	idleFrom time.Duration
+
+	// Timers on the lag clock (see advance), zero when not running. So does
+	// comparer.waitBy.
 	closeBy   time.Duration // fin_delay runs out
 	closeWait bool          // it was prolonged for want of a verdict
-	lingerBy  time.Duration
-	idleFrom  time.Duration
 	stood     time.Duration // how long the lag clock was stopped in all
-	done      bool
+
+	done bool
 
 	acts []Action
 }
@@ -219,6 +223,7 @@ func (c *Conn) handleClient(e *Event) {
 		c.clientWrote(e.N)
 	case Freeze, Thaw:
 		c.frozen = e.Type == Freeze
+		c.idleFrom = c.now
 	}
 }
 
@@ -245,7 +250,7 @@ func (c *Conn) handleLeg(e *Event, l Leg) {
 	case LegConnected:
 		c.legConnected(l)
 	case LegRefused:
-		g.refused = true
+		g.refused = g.refused || g.state == connecting
 	case LegRead:
 		g.win.fill(e.N)
 		c.moved(g)
@@ -266,19 +271,20 @@ func (c *Conn) handleLeg(e *Event, l Leg) {
 	}
 }
 
-// settle carries every rule to its end after an event: each looks at the
-// state, not at the event, so that their order below is the only order.
+// settle carries every rule to its end after an event. Each looks at the
+// state, not at the event, and none makes work for one before it: another
+// Step with nothing new would change nothing.
 func (c *Conn) settle() {
-	c.settleDial()
 	c.settleDrops()
-	c.settleAnswers()
+	c.settleDial()
 	c.settleCloses()
 	c.settleLag()
 	c.settleIdle()
-	c.settleAnswers() // a leg may have been dropped
 	c.settleEnds()
-	c.settleLive()
+	c.settleAnswers()
 	c.settleOver()
+	c.settleLive()
+	c.settleDone()
 }
 
 func (c *Conn) act(a Action) { c.acts = append(c.acts, a) }
@@ -301,17 +307,15 @@ func (c *Conn) voice(l Leg) bool {
 
 func (c *Conn) bothVoices() bool { return c.voice(0) && c.voice(1) }
 
-// serving reports whether leg l takes the client stream and is not given up.
-func (c *Conn) serving(l Leg) bool {
-	return c.legs[l].state != absent && !c.legs[l].dropping
-}
-
 // settleLive tells the gate which legs' acknowledgements count (I1): every
-// leg that is not gone, also one whose drop is not confirmed.
+// leg that is not gone, also one whose drop is not confirmed, and one that is
+// still connecting. What the client is told to be safe before that one has
+// caught up would be lost with the other one, although the record by then
+// counts two legs.
 func (c *Conn) settleLive() {
 	var set [2]bool
 	for l := range c.legs {
-		set[l] = c.legs[l].state == live
+		set[l] = c.legs[l].state != absent
 	}
 	if set != c.liveSet {
 		c.liveSet = set
@@ -359,4 +363,5 @@ func (c *Conn) Trim() {
 	c.in.trim(c.bufs)
 	c.legs[0].win.trim(c.bufs)
 	c.legs[1].win.trim(c.bufs)
+	c.cmp.trim()
 }

@@ -1,7 +1,5 @@
 package stream
 
-import "time"
-
 func (c *Conn) legConnected(l Leg) {
 	g := &c.legs[l]
 	if g.state != connecting || g.refused {
@@ -21,6 +19,7 @@ func (c *Conn) legAcked(g *leg, off uint64) {
 		g.acked = off
 		g.progress = c.lagNow()
 		g.probed = false
+		c.lingerBy = c.now + c.cfg.Limit
 	}
 }
 
@@ -57,28 +56,44 @@ func (c *Conn) settleDial() {
 		if g.state == connecting && c.now >= c.dialBy {
 			g.refused = true
 		}
-		if g.state != connecting || !g.refused || g.dropping || c.gone {
+		if g.state != connecting || !g.refused || g.dropping {
 			continue
 		}
 		switch {
-		case o.state == live && !o.dropping:
-			c.drop(Leg(l), ReasonRefused)
-		case o.state == absent || o.refused:
+		case g.kept || o.state == absent || o.refused:
 			c.lose(ReasonNoServer)
+		case o.state == live && !o.dropping && !c.gone:
+			c.drop(Leg(l), ReasonRefused)
 		}
 	}
 }
 
 // drop gives leg l up. It is gone when that is confirmed (settleDrops), and
-// until then nothing is released without it.
+// until then nothing is released without it. An end of the response that was
+// not passed on yet is judged again by those who stay.
 func (c *Conn) drop(l Leg, why Reason) {
 	g := &c.legs[l]
-	if g.dropping || g.kept && why.fails() {
+	eject := c.blames(g, why)
+	if g.dropping || g.kept && eject {
 		return
 	}
 	g.dropping, g.why = true, why
-	c.closeBy, c.cmp.waitBy = 0, 0
-	g.dropAt = c.publish(Action{Leg: l, Eject: why.fails() && !g.muted || why == ReasonLag, Why: why})
+	c.reopen()
+	c.cmp.waitBy = 0
+	g.dropAt = c.publish(Action{Leg: l, Eject: eject, Why: why})
+}
+
+// blames reports whether leg g, given up for why, has left bytes out at a
+// server that was to have them. What a muted leg's server closes is no
+// failure; but one whose state counts then misses what the client says next.
+func (c *Conn) blames(g *leg, why Reason) bool {
+	switch {
+	case g.ejected != ReasonNone:
+		return false // known
+	case g.muted && why == ReasonClosed:
+		return c.cfg.Stateful && !g.shut && !g.kept
+	}
+	return why.fails()
 }
 
 // fails reports whether a leg dropped for r says that its server has failed.
@@ -99,13 +114,18 @@ func (c *Conn) keep(seq uint64) {
 	}
 }
 
+// keepLeg takes back a drop. The record had the leg dropped already, so
+// nothing goes on before it is right again.
 func (c *Conn) keepLeg(l Leg) {
 	g := &c.legs[l]
 	why := g.why
 	g.dropping, g.kept, g.why = false, true, ReasonNone
-	c.restartTimers()
-	if why == ReasonDiverged {
+	switch {
+	case why == ReasonDiverged:
 		c.mute(l)
+		g.openAt = g.muteAt
+	case g.state == live:
+		g.openAt = c.publish(Action{Leg: l})
 	}
 }
 
@@ -116,7 +136,7 @@ func (c *Conn) settleDrops() {
 		if g.dropping && c.isConfirmed(g.dropAt) {
 			c.dropped(Leg(l))
 		}
-		if g.muted && g.closed == rst && g.state == live {
+		if g.muted && g.closed == rst && g.state == live && !c.over {
 			c.drop(Leg(l), ReasonClosed)
 		}
 	}
@@ -162,28 +182,29 @@ func (c *Conn) settleEjected(l Leg) {
 
 // settleCloses judges FINs and RSTs of legs (section 4, failure of a leg).
 func (c *Conn) settleCloses() {
-	if c.gone || c.waiting() || c.connecting() {
-		return
-	}
-	if !c.bothVoices() {
-		if v := &c.legs[c.prim]; c.voice(c.prim) && v.closed > c.outEnd {
-			c.passClose(v.closed, v.win.end)
+	p := &c.legs[c.prim]
+	switch {
+	case c.over || c.waiting() || c.connecting():
+	case !c.bothVoices():
+		if c.voice(c.prim) && p.closed > c.outEnd {
+			c.passClose(p.closed, p.win.end)
 		}
-		return
+	case c.closedEarly(0):
+		c.drop(0, ReasonClosed)
+	case c.closedEarly(1):
+		c.drop(1, ReasonClosed)
+	default:
+		c.judgeCloses()
 	}
-	for l := Leg(0); l < 2; l++ {
-		if c.closedEarly(l) {
-			c.drop(l, ReasonClosed)
-			return
-		}
-	}
-	c.judgeCloses()
 }
+
+// comparable reports whether an offset means the same in both answers.
+func (c *Conn) comparable() bool { return c.cfg.Compare != Off }
 
 func (c *Conn) pending(l Leg) bool { return c.legs[l].closed > c.outEnd }
 
 func (c *Conn) closedEarly(l Leg) bool {
-	return c.pending(l) && c.outEnd == open && c.cfg.Compare != Off && !c.legs[l].kept &&
+	return c.pending(l) && c.outEnd == open && c.comparable() && !c.legs[l].kept &&
 		c.legs[l].win.end < c.legs[l.other()].win.end
 }
 
@@ -193,42 +214,58 @@ func (c *Conn) closedEarly(l Leg) bool {
 func (c *Conn) judgeCloses() {
 	p0, p1 := c.pending(0), c.pending(1)
 	switch {
-	case !p0 && !p1:
-		c.closeBy = 0
 	case p0 && p1:
-		c.passClose(min(c.legs[0].closed, c.legs[1].closed), c.legs[c.prim].win.end)
+		c.passClose(min(c.legs[0].closed, c.legs[1].closed), c.commonEnd())
 	case p0:
 		c.judgeOneClose(0)
-	default:
+	case p1:
 		c.judgeOneClose(1)
 	}
 }
 
 func (c *Conn) judgeOneClose(l Leg) {
 	g, o := &c.legs[l], &c.legs[l.other()]
-	if c.outEnd == open && c.cfg.Compare != Off && o.win.end < g.win.end {
+	if c.outEnd == open && c.comparable() && o.win.end < g.win.end {
 		return // the other one owes: lag decides
 	}
-	switch {
-	case c.closeBy == 0:
-		c.closeBy, c.closeWait = c.now+c.cfg.FinDelay, false
+	if c.closeBy == 0 {
+		c.closeBy, c.closeWait = c.lagNow()+c.cfg.FinDelay, false
 		c.probe()
+	}
+	if !c.comparable() {
+		c.closeBy = max(c.closeBy, o.progress+c.cfg.FinDelay) // it goes on
+	}
+	switch {
 	case g.verdict == down && o.verdict == up && !g.kept:
 		c.drop(l, ReasonDead)
 	case o.verdict == down && g.verdict == up && !o.kept:
 		c.drop(l.other(), ReasonDead)
-	case c.now < c.closeBy:
+	case c.lagNow() < c.closeBy:
 	case (g.verdict == unknown || o.verdict == unknown) && !c.closeWait:
-		c.closeBy, c.closeWait = c.now+c.cfg.FinDelay, true
+		c.closeBy, c.closeWait = c.lagNow()+c.cfg.FinDelay, true
 	default:
-		c.passClose(g.closed, g.win.end)
+		c.passClose(g.closed, c.commonEnd())
 	}
 }
 
-// passClose ends the response at off.
+// commonEnd returns where the response ends if it ends with what both legs
+// have. If their offsets mean nothing to each other, the primary's counts.
+func (c *Conn) commonEnd() uint64 {
+	if !c.comparable() {
+		return c.legs[c.prim].win.end
+	}
+	return min(c.legs[0].win.end, c.legs[1].win.end)
+}
+
+// passClose ends the response at off. If the client is beyond that already,
+// having been answered by a leg that is gone, there is no true end for it.
 func (c *Conn) passClose(kind ending, off uint64) {
 	if c.outEnd == open {
-		c.outOff = off
+		if off < c.released && c.comparable() {
+			c.lose(ReasonClosed)
+			return
+		}
+		c.outOff = max(off, c.released, c.verified)
 	}
 	c.outEnd, c.closeBy = kind, 0
 	if kind == fin {
@@ -236,138 +273,68 @@ func (c *Conn) passClose(kind ending, off uint64) {
 	}
 }
 
+// reopen takes back an end of the response that the client was not told of.
+func (c *Conn) reopen() {
+	c.closeBy = 0
+	if !c.outShut {
+		c.outEnd = open
+	}
+}
+
 // owes reports whether the other leg's server has acknowledged, or answered,
-// what leg l's has not.
+// what leg l's has not, and nothing of ours keeps leg l's from it.
 func (c *Conn) owes(l Leg) bool {
 	g, o := &c.legs[l], &c.legs[l.other()]
-	if g.state != live || o.state != live || g.dropping || o.dropping || o.muted {
-		return false // gone already, or the last that has a voice
-	}
-	if o.acked > g.acked {
+	switch {
+	case g.state != live || o.state != live || g.closed == rst:
+		return false // gone already, or the last
+	case o.muted:
+		return false // the last that has a voice
+	case c.waiting():
+		return false // nothing is written to it without the record
+	case g.win.len() >= g.win.limit:
+		return false // it may be waiting for us to read its answer
+	case o.acked > g.acked:
 		return true
 	}
 	return !c.gone && c.outEnd == open && c.bothVoices() && g.closed == open && o.win.end > g.win.end
 }
 
-// settleLag probes, then drops, a leg that owes and does not move. If both
-// owe, it is rather us, and we hold.
+// settleLag probes, then drops, a leg that owes and does not move.
 func (c *Conn) settleLag() {
-	both := c.owes(0) && c.owes(1)
-	for l := Leg(0); l < 2; l++ {
-		g, o := &c.legs[l], &c.legs[l.other()]
-		if !c.owes(l) {
-			g.owing, g.probed = false, false
-			continue
+	for l := range c.legs {
+		g, owes := &c.legs[l], c.owes(Leg(l))
+		if owes && !g.owing {
+			g.progress = c.lagNow()
 		}
-		if !g.owing {
-			g.owing, g.progress = true, c.lagNow()
-		}
-		still := c.lagNow() - g.progress
-		switch {
-		case g.probed && g.verdict == down && o.verdict == up:
-			c.drop(l, ReasonDead)
-		case still >= c.cfg.Limit && !both:
-			c.drop(l, ReasonLag)
-		case still >= c.cfg.Suspect && !g.probed:
-			g.probed = true
-			c.probe()
+		g.owing, g.probed = owes, owes && g.probed
+	}
+	for l := Leg(0); l < 2 && !c.waiting(); l++ {
+		if g := &c.legs[l]; g.owing && !g.kept {
+			c.judgeLag(l)
 		}
 	}
 }
 
-// never is a time that does not come.
-const never = time.Duration(1<<63 - 1)
+// judgeLag judges leg l, which owes. If the other one owes too and does not
+// move either, it is rather us, and we hold.
+func (c *Conn) judgeLag(l Leg) {
+	g, o := &c.legs[l], &c.legs[l.other()]
+	still := c.lagNow() - g.progress
+	hold := o.owing && c.lagNow()-o.progress >= c.cfg.Suspect
+	switch {
+	case g.probed && g.verdict == down && o.verdict == up:
+		c.drop(l, ReasonDead)
+	case still >= c.cfg.Limit && !hold:
+		c.drop(l, ReasonLag)
+	case still >= c.cfg.Suspect && !g.probed:
+		g.probed = true
+		c.probe()
+	}
+}
 
 func (c *Conn) settleIdle() {
-	if !c.gone && !c.over && c.now-c.idleFrom >= c.cfg.Idle {
+	if !c.over && !c.frozen && c.now-c.idleFrom >= c.cfg.Idle {
 		c.lose(ReasonIdle)
 	}
-}
-
-// advance moves the clock. The lag clock stands still while nobody could
-// move: the client's window, or every leg's, is closed.
-func (c *Conn) advance(now time.Duration) {
-	if now <= c.now {
-		return
-	}
-	if c.paused() {
-		c.stood += now - c.now
-	}
-	c.now = now
-}
-
-func (c *Conn) lagNow() time.Duration { return c.now - c.stood }
-
-func (c *Conn) paused() bool {
-	if c.stuck && !c.gone && c.mayRelease() > c.released {
-		return true
-	}
-	n := 0
-	for l := range c.legs {
-		if g := &c.legs[l]; g.state == live && !g.dropping {
-			if !g.stuck || g.wrote == c.in.end {
-				return false
-			}
-			n++
-		}
-	}
-	return n > 0
-}
-
-// restartTimers is for when we, not the others, stood still.
-func (c *Conn) restartTimers() {
-	for l := range c.legs {
-		c.legs[l].progress, c.legs[l].probed = c.lagNow(), false
-	}
-	c.dialBy = c.now + c.cfg.Connect
-	c.closeBy, c.cmp.waitBy = 0, 0
-	if c.over {
-		c.lingerBy = c.now + c.cfg.Limit
-	}
-}
-
-// Deadline returns when Step wants a Tick at the latest; ok is false if never.
-func (c *Conn) Deadline() (at time.Duration, ok bool) {
-	if c.done {
-		return 0, false
-	}
-	at = c.idleFrom + c.cfg.Idle
-	if c.over {
-		at = c.lingerBy
-	}
-	if c.connecting() {
-		at = min(at, c.dialBy)
-	}
-	for _, t := range [...]time.Duration{c.closeBy, c.cmp.waitBy} {
-		if t != 0 {
-			at = min(at, t)
-		}
-	}
-	if !c.paused() {
-		both := c.owes(0) && c.owes(1)
-		at = min(at, c.lagDeadline(0, both), c.lagDeadline(1, both))
-	}
-	return max(at, c.now), true
-}
-
-// lagDeadline returns when leg l's owing means something next. A leg that is
-// not to be dropped whatever it owes (both owe, or it is the last) is probed
-// once and then left alone.
-func (c *Conn) lagDeadline(l Leg, both bool) time.Duration {
-	g := &c.legs[l]
-	switch {
-	case !g.owing || g.probed && (both || g.kept):
-		return never
-	case g.probed:
-		return g.progress + c.cfg.Limit + c.stood
-	default:
-		return g.progress + c.cfg.Suspect + c.stood
-	}
-}
-
-// NeedsAck reports whether LegAcked of leg l could change anything now: what
-// its server has not acknowledged matters for lag and for a last farewell.
-func (c *Conn) NeedsAck(l Leg) bool {
-	g, o := &c.legs[l], &c.legs[l.other()]
-	return g.state == live && g.acked < g.wrote && (c.gone || o.state == live)
 }

@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"io"
 	"log/slog"
 	"math/rand/v2"
@@ -28,6 +29,7 @@ type rig struct {
 	t       testing.TB
 	p       *Proxy
 	s       *service
+	ready   chan struct{} // closed when all of the above is there
 	servers [2]net.Listener
 }
 
@@ -44,10 +46,10 @@ func needRoot(t testing.TB) {
 
 // newRig starts a service whose servers run serve for each connection; which
 // says which server it is.
-func newRig(t testing.TB, change func(*configs.Service), serve func(which int, c *net.TCPConn)) *rig {
+func newRig(t testing.TB, change func(*configs.Service), serve func(r *rig, which int, c *net.TCPConn)) *rig {
 	t.Helper()
 	needRoot(t)
-	r := &rig{t: t}
+	r := &rig{t: t, ready: make(chan struct{})}
 	svc := configs.Service{
 		Name: "svc", ListenVIP: true, Ports: []configs.PortRange{{First: 1, Last: 65535}},
 		Legs: 2, Stateful: true, Release: configs.ReleaseBoth, Compare: configs.Compare{Mode: configs.CompareExact, Report: true},
@@ -62,12 +64,13 @@ func newRig(t testing.TB, change func(*configs.Service), serve func(which int, c
 		r.servers[i] = ln
 		svc.Servers = append(svc.Servers, configs.Server{Name: []string{"s1", "s2"}[i],
 			Address: netip.MustParseAddr("127.0.0.1"), Port: uint16(ln.Addr().(*net.TCPAddr).Port)})
-		go acceptAll(ln, func(c *net.TCPConn) { serve(i, c) })
+		go acceptAll(ln, func(c *net.TCPConn) { serve(r, i, c) })
 	}
 	if change != nil {
 		change(&svc)
 	}
 	r.start(svc)
+	close(r.ready)
 	return r
 }
 
@@ -113,23 +116,27 @@ func (r *rig) start(svc configs.Service) {
 // dial connects a client.
 func (r *rig) dial() *net.TCPConn {
 	r.t.Helper()
-	sa, err := unix.Getsockname(int(r.p.acceptors[0].file.Fd()))
+	c, err := r.tryDial()
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	c, err := net.DialTCP("tcp4", nil, net.TCPAddrFromAddrPort(addrPort(sa)))
+	return c
+}
+
+func (r *rig) tryDial() (*net.TCPConn, error) {
+	c, err := net.DialTCP("tcp4", nil, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: int(r.p.acceptors[0].port)})
 	if err != nil {
-		r.t.Fatal(err)
+		return nil, err
 	}
 	r.t.Cleanup(func() { _ = c.Close() })
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
-	return c
+	return c, c.SetDeadline(time.Now().Add(20 * time.Second))
 }
 
 // primary returns which server leads the connections that were opened, once
 // there is one.
 func (r *rig) primary() int {
 	r.t.Helper()
+	<-r.ready
 	which := -1
 	eventually(r.t, "a connection with a primary", func() bool {
 		for i, s := range r.s.servers() {
@@ -162,7 +169,7 @@ func (w testWriter) Write(b []byte) (int, error) {
 }
 
 // echo answers with what it gets, and closes when the client has.
-func echo(_ int, c *net.TCPConn) {
+func echo(_ *rig, _ int, c *net.TCPConn) {
 	_, _ = io.Copy(c, c)
 	_ = c.Close()
 }
@@ -204,9 +211,8 @@ func TestEchoWholeAndClosedBothWays(t *testing.T) {
 
 func TestPrimaryResetsInMidStream(t *testing.T) {
 	body := randomBytes(16 << 20)
-	var r *rig
 	half := make(chan struct{})
-	r = newRig(t, nil, func(which int, c *net.TCPConn) {
+	r := newRig(t, nil, func(r *rig, which int, c *net.TCPConn) {
 		defer func() { _ = c.Close() }()
 		_, _ = c.Read(make([]byte, 1))
 		_, _ = c.Write(body[:len(body)/2])
@@ -232,5 +238,270 @@ func TestPrimaryResetsInMidStream(t *testing.T) {
 	states := r.s.servers()[0].State + " " + r.s.servers()[1].State
 	if states != "stale up" && states != "up stale" {
 		t.Errorf("the servers are %s", states)
+	}
+}
+
+// read reads exactly n bytes.
+func read(t testing.TB, c net.Conn, n int) []byte {
+	t.Helper()
+	b := make([]byte, n)
+	if got, err := io.ReadFull(c, b); err != nil {
+		t.Fatalf("read %d of %d bytes: %v", got, n, err)
+	}
+	return b
+}
+
+func write(t testing.TB, c net.Conn, s string) {
+	t.Helper()
+	if _, err := c.Write([]byte(s)); err != nil {
+		t.Fatalf("write %q: %v", s, err)
+	}
+}
+
+// closePort makes connections to server i be refused.
+func (r *rig) closePort(i int) { _ = r.servers[i].Close() }
+
+func TestRefusedServer(t *testing.T) {
+	for i := range 2 {
+		r := newRig(t, nil, echo)
+		r.closePort(i)
+		c := r.dial()
+		write(t, c, "hello")
+		if got := read(t, c, 5); string(got) != "hello" {
+			t.Errorf("server %d refused: got %q", i, got)
+		}
+		if st := r.s.servers()[i].State; st != "stale" {
+			t.Errorf("server %d refused and is %s", i, st)
+		}
+	}
+}
+
+func TestAllServersRefuse(t *testing.T) {
+	r := newRig(t, nil, echo)
+	r.closePort(0)
+	r.closePort(1)
+	c, err := r.tryDial()
+	if err == nil {
+		_, err = c.Read(make([]byte, 1))
+	}
+	if !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("the client sees %v, not a reset", err)
+	}
+	for _, s := range r.s.servers() {
+		if s.State == "stale" {
+			t.Errorf("%s was ejected though nobody has seen a byte", s.Name)
+		}
+	}
+}
+
+func TestProxyHeader(t *testing.T) {
+	for version, want := range map[configs.ProxyProtocol]string{
+		configs.ProxyV1: "PROXY TCP4 127.0.0.1 ",
+		configs.ProxyV2: "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c",
+	} {
+		seen := make(chan string, 2)
+		r := newRig(t, func(s *configs.Service) { s.ProxyProtocol = version }, func(_ *rig, _ int, c *net.TCPConn) {
+			b := make([]byte, 256)
+			n, _ := io.ReadAtLeast(c, b, len(want))
+			seen <- string(b[:n])
+			echo(nil, 0, c)
+		})
+		c := r.dial()
+		for range 2 { // sent to each server before the client has said a word
+			if got := <-seen; len(got) < len(want) || got[:len(want)] != want {
+				t.Errorf("%s: the server sees %q", version, got)
+			}
+		}
+		write(t, c, "x")
+		read(t, c, 1)
+	}
+}
+
+func TestDivergenceMutesTheBackup(t *testing.T) {
+	r := newRig(t, nil, func(_ *rig, which int, c *net.TCPConn) {
+		b := make([]byte, 64)
+		for {
+			n, err := c.Read(b)
+			if err != nil {
+				return
+			}
+			_, _ = c.Write(append([]byte{byte('1' + which)}, b[:n]...))
+		}
+	})
+	c := r.dial()
+	lead := r.primary()
+	for _, word := range []string{"abc", "def"} {
+		write(t, c, word)
+		if got := string(read(t, c, 4)); got != string(rune('1'+lead))+word {
+			t.Errorf("server %d leads, the client reads %q", lead+1, got)
+		}
+	}
+	st := r.s.status()
+	if st.Diverged != 1 || st.Muted != 1 || st.TwoLegs != 1 {
+		t.Errorf("diverged %d, muted %d, with two legs %d", st.Diverged, st.Muted, st.TwoLegs)
+	}
+}
+
+func TestFreezeHoldsTheClientsBytes(t *testing.T) {
+	r := newRig(t, nil, echo)
+	c := r.dial()
+	write(t, c, "a")
+	read(t, c, 1)
+	if err := r.p.Freeze("svc", true); err != nil {
+		t.Fatal(err)
+	}
+	before := r.s.count.bytesIn.Load()
+	write(t, c, "b")
+	_ = c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	if _, err := c.Read(make([]byte, 1)); !os.IsTimeout(err) {
+		t.Errorf("a frozen service answers: %v", err)
+	}
+	if got := r.s.count.bytesIn.Load(); got != before {
+		t.Errorf("%d bytes were read from a client of a frozen service", got-before)
+	}
+	if err := r.p.Freeze("svc", false); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if got := read(t, c, 1); got[0] != 'b' {
+		t.Errorf("after the thaw the client reads %q", got)
+	}
+	if err := r.p.Freeze("other", true); !errors.Is(err, ErrUnknown) {
+		t.Errorf("freezing an unknown service: %v", err)
+	}
+}
+
+func TestMaxConnLeavesClientsInTheBacklog(t *testing.T) {
+	r := newRig(t, func(s *configs.Service) { s.MaxConn = 1 }, echo)
+	first, second := r.dial(), r.dial()
+	write(t, first, "1")
+	read(t, first, 1)
+	write(t, second, "2")
+	_ = second.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	if _, err := second.Read(make([]byte, 1)); !os.IsTimeout(err) {
+		t.Errorf("the second of maxconn 1 is served: %v", err)
+	}
+	_ = first.Close()
+	_ = second.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if got := read(t, second, 1); got[0] != '2' {
+		t.Errorf("the second client reads %q", got)
+	}
+}
+
+func TestUrgentByteStaysInPlaceAndUrgent(t *testing.T) {
+	type seen struct {
+		all string
+		at  int // offset of the mark, -1: none seen
+	}
+	got := make(chan seen, 2)
+	r := newRig(t, nil, func(_ *rig, _ int, c *net.TCPConn) {
+		all, at := readMarking(c)
+		got <- seen{all, at}
+	})
+	c := r.dial()
+	write(t, c, "before")
+	rc, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = rc.Write(func(fd uintptr) bool { return unix.Sendto(int(fd), []byte("!"), unix.MSG_OOB, nil) == nil })
+	write(t, c, "after")
+	_ = c.CloseWrite()
+	for range 2 {
+		if s := <-got; s.all != "before!after" || s.at != len("before") {
+			t.Errorf("a server read %q with the mark at %d", s.all, s.at)
+		}
+	}
+}
+
+// readMarking reads to the end, urgent data in-stream, and notes where the
+// mark was.
+func readMarking(c *net.TCPConn) (all string, at int) {
+	at = -1
+	rc, err := c.SyscallConn()
+	if err != nil {
+		return err.Error(), at
+	}
+	_ = rc.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_OOBINLINE, 1) })
+	for b := make([]byte, 1); ; {
+		_ = rc.Read(func(fd uintptr) bool {
+			if mark, _ := unix.IoctlGetInt(int(fd), unix.SIOCATMARK); mark != 0 {
+				at = len(all)
+			}
+			n, rerr := unix.Read(int(fd), b)
+			err = rerr
+			if n > 0 {
+				all += string(b[:n])
+			}
+			if n == 0 {
+				err = io.EOF
+			}
+			return !errors.Is(rerr, unix.EAGAIN)
+		})
+		if err != nil {
+			return all, at
+		}
+	}
+}
+
+// A client that resets: both servers have seen the same bytes of it, all that
+// it had sent, before they see a reset.
+func TestClientResets(t *testing.T) {
+	type seen struct {
+		n   int
+		err error
+	}
+	got := make(chan seen, 2)
+	r := newRig(t, nil, func(_ *rig, _ int, c *net.TCPConn) {
+		b, err := io.ReadAll(c)
+		got <- seen{len(b), err}
+	})
+	c := r.dial()
+	write(t, c, string(randomBytes(1<<20)))
+	eventually(t, "all bytes to be read", func() bool { return r.s.count.bytesIn.Load() == 1<<20 })
+	_ = c.SetLinger(0)
+	_ = c.Close()
+	for range 2 {
+		if s := <-got; s.n != 1<<20 || !errors.Is(s.err, unix.ECONNRESET) {
+			t.Errorf("a server saw %d bytes and %v", s.n, s.err)
+		}
+	}
+}
+
+func TestIdleTimeout(t *testing.T) {
+	r := newRig(t, func(s *configs.Service) { s.Timeout.Idle = 200 * time.Millisecond }, echo)
+	c := r.dial()
+	write(t, c, "x")
+	read(t, c, 1)
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("an idle connection ends with %v", err)
+	}
+	if n := r.s.count.ends[stream.ReasonIdle].Load(); n == 0 {
+		eventually(t, "the idle connection to be counted", func() bool { return r.s.count.ends[stream.ReasonIdle].Load() == 1 })
+	}
+}
+
+// A backup that never reads: the client and the primary go on after lag.limit.
+func TestBackupStopsReading(t *testing.T) {
+	stop := make(chan struct{})
+	defer close(stop)
+	r := newRig(t, nil, func(r *rig, which int, c *net.TCPConn) {
+		defer func() { _ = c.Close() }()
+		if which == r.primary() {
+			n, _ := io.Copy(io.Discard, io.LimitReader(c, 64<<20))
+			if n == 64<<20 {
+				_, _ = c.Write([]byte("done"))
+			}
+			return
+		}
+		<-stop
+	})
+	c := r.dial()
+	go func() { _, _ = c.Write(randomBytes(64 << 20)) }()
+	if got := read(t, c, 4); string(got) != "done" {
+		t.Errorf("the client reads %q", got)
+	}
+	if n := r.s.count.drops[stream.ReasonLag].Load(); n != 1 {
+		t.Errorf("%d legs were dropped for lag", n)
 	}
 }

@@ -212,13 +212,13 @@ func sameComments(have []*nftables.Rule, want []rule) bool {
 	return true
 }
 
-// refill replaces all rules and keeps the table and its base chains. It fails,
-// changing nothing, if those are not as wanted.
+// refill replaces all rules and keeps the table and the base chains that are
+// wanted. It fails, changing nothing, if those have another hook or priority.
 func refill(c *nftables.Conn, have []*nftables.Chain, want ruleset) error {
 	t := c.AddTable(ourTable())
 	c.FlushTable(t)
 	for _, ch := range have {
-		if ch.Hooknum == nil {
+		if ch.Hooknum == nil || !want.has(ch.Name) {
 			c.DelChain(&nftables.Chain{Name: ch.Name, Table: t})
 		}
 	}

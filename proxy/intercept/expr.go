@@ -83,27 +83,24 @@ func port(s side, p PortRange) exprs {
 
 // syn matches the first segment of a connection; op CmpOpNeq matches all others.
 func syn(op expr.CmpOp) exprs {
-	return exprs{
+	return join(l4proto(unix.IPPROTO_TCP), exprs{
 		&expr.Payload{DestRegister: reg1, Base: expr.PayloadBaseTransportHeader, Offset: 13, Len: 1},
 		&expr.Bitwise{SourceRegister: reg1, DestRegister: reg1, Len: 1, Mask: []byte{tcpFIN | tcpSYN | tcpRST | tcpACK}, Xor: []byte{0}},
 		&expr.Cmp{Op: op, Register: reg1, Data: []byte{tcpSYN}},
-	}
+	})
 }
 
 // icmpError matches the ICMP errors of one IP version that report on packets
 // of ours: unreachable (path MTU included), and in IPv6 packet too big.
 func icmpError(family byte) exprs {
-	proto, first, last := byte(unix.IPPROTO_ICMP), byte(3), byte(3)
-	if family == unix.NFPROTO_IPV6 {
-		proto, first, last = unix.IPPROTO_ICMPV6, 1, 2
+	version := exprs{&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: reg1}, equal(family)}
+	kind := &expr.Payload{DestRegister: reg1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1}
+	if family == unix.NFPROTO_IPV4 {
+		return join(version, l4proto(unix.IPPROTO_ICMP), exprs{kind, equal(3)})
 	}
-	return join(
-		exprs{&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: reg1}, equal(family)},
-		l4proto(proto),
-		exprs{
-			&expr.Payload{DestRegister: reg1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
-			&expr.Range{Op: expr.CmpOpEq, Register: reg1, FromData: []byte{first}, ToData: []byte{last}},
-		})
+	return join(version, l4proto(unix.IPPROTO_ICMPV6), exprs{kind, &expr.Range{
+		Op: expr.CmpOpEq, Register: reg1, FromData: []byte{1}, ToData: []byte{2},
+	}})
 }
 
 // transparentSocket matches packets for which a socket with IP_TRANSPARENT

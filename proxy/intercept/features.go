@@ -69,6 +69,10 @@ func explain(err error) error {
 	if tryErr != nil {
 		return errors.Join(err, tryErr)
 	}
+	return lacking(err, missing)
+}
+
+func lacking(err error, missing []Feature) error {
 	if len(missing) == 0 {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -56,6 +57,10 @@ func (c *chain) add(comment string, parts ...exprs) {
 type ruleset struct {
 	chains []*chain
 	hash   string
+}
+
+func (r ruleset) has(chainName string) bool {
+	return slices.ContainsFunc(r.chains, func(c *chain) bool { return c.name == chainName })
 }
 
 // build turns a valid Spec with its defaults filled in into rules.

@@ -51,11 +51,12 @@ func (c *Conn) probe() {
 // settleDial judges legs that were not to be had. As long as the other one is
 // connecting nothing is known: both may be refused, which ejects nobody.
 func (c *Conn) settleDial() {
+	if c.now >= c.dialBy {
+		c.legs[0].refused = c.legs[0].refused || c.legs[0].state == connecting
+		c.legs[1].refused = c.legs[1].refused || c.legs[1].state == connecting
+	}
 	for l := range c.legs {
 		g, o := &c.legs[l], &c.legs[1-l]
-		if g.state == connecting && c.now >= c.dialBy {
-			g.refused = true
-		}
 		if g.state != connecting || !g.refused || g.dropping {
 			continue
 		}
@@ -216,6 +217,9 @@ func (c *Conn) judgeCloses() {
 	switch {
 	case p0 && p1:
 		c.passClose(min(c.legs[0].closed, c.legs[1].closed), c.commonEnd())
+		if !c.over {
+			c.judgeCloses() // one FIN, one RST: the RST is still to be judged
+		}
 	case p0:
 		c.judgeOneClose(0)
 	case p1:

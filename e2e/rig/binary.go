@@ -41,6 +41,14 @@ func Binary(ctx context.Context) (string, error) {
 	return path, nil
 }
 
+// orBuilt is path, or Binary when that is empty.
+func orBuilt(ctx context.Context, path string) (string, error) {
+	if path != "" {
+		return path, nil
+	}
+	return Binary(ctx)
+}
+
 // build builds as `make build` does: without cgo, even when this program is
 // one with the race detector.
 func build(ctx context.Context, path string) error {

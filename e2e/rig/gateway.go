@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -26,10 +27,12 @@ type Gateway struct {
 
 	// Admin asks the admin socket.
 	Admin *admin.Client
+
+	ready string // the file that says "ready" once services are served
 }
 
 // StartGateway starts a gateway in its host, prepared by PrepareGateway, and
-// waits until it serves: its admin socket answers and all servers are up. An
+// waits until it serves and all servers are up. An
 // empty binary is the one that Binary finds. A Gateway's Config, given again,
 // restarts it in place. The gateway's log is part of the error.
 func StartGateway(ctx context.Context, l *lab.Lab, binary string, c Config) (*Gateway, error) {
@@ -44,7 +47,7 @@ func StartGateway(ctx context.Context, l *lab.Lab, binary string, c Config) (*Ga
 }
 
 // RunGateway is StartGateway that waits for nothing.
-func RunGateway(ctx context.Context, l *lab.Lab, binary string, c Config) (g *Gateway, err error) {
+func RunGateway(ctx context.Context, l *lab.Lab, binary string, c Config) (*Gateway, error) {
 	if c.Host == "" {
 		c.Host = "g1"
 	}
@@ -52,25 +55,25 @@ func RunGateway(ctx context.Context, l *lab.Lab, binary string, c Config) (g *Ga
 	if err != nil {
 		return nil, err
 	}
-	if binary == "" {
-		if binary, err = Binary(ctx); err != nil {
-			return nil, err
-		}
+	if binary, err = orBuilt(ctx, binary); err != nil {
+		return nil, err
 	}
 	file, err := c.writeFile(l)
 	if err != nil {
 		return nil, err
 	}
-	if err := PrepareGateway(h); err != nil {
+	if err := PrepareGateway(ctx, h); err != nil {
 		return nil, err
 	}
-	p, err := h.Start(ctx, lab.Cmd{Path: binary, Args: []string{"run", "-c", file}, Name: "sttcp"})
+	g := &Gateway{Host: h, Config: c, File: file, Binary: binary,
+		Socket: filepath.Join(c.RunDir, "admin.sock"), ready: file + ".ready"}
+	g.Admin = admin.Dial(g.Socket, "")
+	g.Process, err = h.Start(ctx, lab.Cmd{Name: "sttcp", Path: binary,
+		Args: []string{"run", "-c", file, "--ready-fd", "1"}, Stdout: g.ready})
 	if err != nil {
 		return nil, err
 	}
-	socket := filepath.Join(c.RunDir, "admin.sock")
-	return &Gateway{Process: p, Host: h, Config: c, File: file, Binary: binary, Socket: socket,
-		Admin: admin.Dial(socket, "")}, nil
+	return g, nil
 }
 
 // writeFile makes the node's directories, where it has none, and the file.
@@ -94,8 +97,8 @@ func (c *Config) writeFile(l *lab.Lab) (path string, err error) {
 
 // PrepareGateway does what an operator does to a gateway's host: it is a
 // router, since servers may have it as theirs, filters no reverse paths, and
-// has the virtual IPs.
-func PrepareGateway(h *lab.Host) error {
+// has the virtual IPs, none of which it uses for connections of its own.
+func PrepareGateway(ctx context.Context, h *lab.Host) error {
 	for _, s := range [][2]string{
 		{"net.ipv4.ip_forward", "1"}, {"net.ipv6.conf.all.forwarding", "1"},
 		{"net.ipv4.conf.all.rp_filter", "0"}, {"net.ipv4.conf.default.rp_filter", "0"},
@@ -109,7 +112,9 @@ func PrepareGateway(h *lab.Host) error {
 	}
 	for _, v := range vips {
 		a := v.prefix.Addr()
-		if err := h.AddAddr(netip.PrefixFrom(a, a.BitLen())); err != nil {
+		_, err := h.Run(ctx, "ip", "addr", "replace", netip.PrefixFrom(a, a.BitLen()).String(),
+			"dev", h.Interface(), "preferred_lft", "0", "nodad")
+		if err != nil {
 			return fmt.Errorf("prepare gateway %s: %w", h.Name(), err)
 		}
 	}
@@ -119,31 +124,49 @@ func PrepareGateway(h *lab.Host) error {
 // WaitReady waits until the gateway serves and every server is up; it gives
 // up when the gateway ends.
 func (g *Gateway) WaitReady(ctx context.Context) error {
+	err := g.while(ctx, "the gateway to be ready", func(context.Context) error {
+		text, err := os.ReadFile(g.ready)
+		if err == nil && string(text) != "ready\n" {
+			err = errors.New("it has not said so yet")
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
 	return g.WaitServers(ctx, "every server up", func(s admin.ServerStatus) bool { return s.State == "up" })
 }
 
 // WaitServers waits until there are servers and all are as asked.
 func (g *Gateway) WaitServers(ctx context.Context, what string, ok func(admin.ServerStatus) bool) error {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
-	defer cancel()
-	return lab.Until(ctx, what, func() error {
-		if !g.Running() {
-			cancel()
-			return fmt.Errorf("watch %v: %w", g, errEnded)
-		}
+	return g.while(ctx, what, func(ctx context.Context) error {
 		servers, err := g.Admin.Servers(ctx)
-		if err != nil {
-			return err
+		if err == nil && len(servers) == 0 {
+			err = errors.New("it has no servers")
 		}
 		for _, s := range servers {
 			if !ok(s) {
 				return fmt.Errorf("server %s of %s is %s", s.Name, s.Service, s.State)
 			}
 		}
-		if len(servers) == 0 {
-			return errors.New("it has no servers")
+		return err
+	})
+}
+
+// patience is for what a gateway does within a second or two on a machine
+// that has nothing else to do.
+const patience = 20 * time.Second
+
+// while waits for a condition, as long as the gateway runs.
+func (g *Gateway) while(ctx context.Context, what string, cond func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return lab.Until(ctx, what, func() error {
+		if !g.Running() {
+			cancel()
+			return fmt.Errorf("watch %v: %w", g, errEnded)
 		}
-		return nil
+		return cond(ctx)
 	})
 }
 

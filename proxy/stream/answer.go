@@ -57,10 +57,10 @@ func (c *Conn) voiced() uint64 {
 	p := &c.legs[c.prim]
 	switch {
 	case c.bothVoices() || c.connecting():
-		if c.cfg.Both || !c.voice(c.prim) {
+		if !c.voice(c.prim) || c.cfg.Both && (c.comparable() || c.outEnd == open) {
 			return agreed
 		}
-		return p.win.end
+		return p.win.end // at the end it counts, however long the other answer is
 	case c.voice(c.prim) && c.source == c.prim:
 		return p.win.end
 	default:
@@ -89,11 +89,15 @@ func (c *Conn) connecting() bool {
 	return false
 }
 
-// settleAnswers compares what came and forgets what is needed no more.
-func (c *Conn) settleAnswers() {
+// settleEqual compares what came.
+func (c *Conn) settleEqual() {
 	if c.bothVoices() && !c.gone && !c.outShut {
 		c.compare()
 	}
+}
+
+// settleAnswers forgets what is needed no more.
+func (c *Conn) settleAnswers() {
 	if c.gone || c.outShut {
 		c.discard(0)
 		c.discard(1)

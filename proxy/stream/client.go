@@ -151,8 +151,8 @@ func (c *Conn) settleOver() {
 		return
 	}
 	for l := range c.legs {
-		if g := &c.legs[l]; g.state != absent && c.finished(g) {
-			g.cut = c.cutShort(g)
+		if c.legs[l].state != absent && c.finished(&c.legs[l]) {
+			c.legs[l].cut = c.cutShort(&c.legs[l])
 			c.closeLeg(Leg(l), c.gone)
 		}
 	}
@@ -168,19 +168,16 @@ func (c *Conn) allShut() bool {
 }
 
 // finished reports whether leg g has nothing more to get or give once the
-// client's side is over. After a client's RST a server still gets all that
+// client's side is over. After a client's RST, too, a server gets all that
 // the client had sent, so that both servers have seen the same.
 func (c *Conn) finished(g *leg) bool {
 	if c.now >= c.lingerBy || g.closed == rst || g.refused {
 		return true
 	}
-	if !c.gone {
-		return g.closed == fin
-	}
 	if g.state == connecting {
 		return c.in.end == 0
 	}
-	return g.acked >= c.in.end
+	return g.acked >= c.in.end && (c.gone || g.closed == fin)
 }
 
 // cutShort returns why leg g is closed although its server has not all of the
@@ -215,7 +212,7 @@ func (c *Conn) settleDone() {
 	}
 	for l := range c.legs {
 		g, o := &c.legs[l], &c.legs[1-l]
-		if g.cut != ReasonNone && g.acked < o.acked && o.acked >= c.in.end {
+		if g.cut != ReasonNone && o.cut == ReasonNone && o.why == ReasonNone && g.acked < o.acked {
 			c.publish(Action{Leg: Leg(l), Eject: true, Why: g.cut})
 			c.act(Action{Type: Dropped, Leg: Leg(l), Why: g.cut, Off: g.win.end})
 		}

@@ -29,9 +29,6 @@ func (c *Conn) compare() {
 	a, b := &c.legs[0].win, &c.legs[1].win
 	end := min(a.end, b.end)
 	if !c.cmp.on {
-		if c.cfg.Compare == Off && c.outEnd != open {
-			end = c.outOff // the primary's end, however long the other answer is
-		}
 		c.verified = max(c.verified, end)
 		return
 	}

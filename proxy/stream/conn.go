@@ -277,6 +277,7 @@ func (c *Conn) handleLeg(e *Event, l Leg) {
 func (c *Conn) settle() {
 	c.settleDrops()
 	c.settleDial()
+	c.settleEqual()
 	c.settleCloses()
 	c.settleLag()
 	c.settleIdle()

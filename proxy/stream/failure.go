@@ -137,9 +137,6 @@ func (c *Conn) settleDrops() {
 		if g.dropping && c.isConfirmed(g.dropAt) {
 			c.dropped(Leg(l))
 		}
-		if g.muted && g.closed == rst && g.state == live && !c.over {
-			c.drop(Leg(l), ReasonClosed)
-		}
 	}
 	for l := range c.legs {
 		if c.legs[l].ejected != ReasonNone && c.legs[l].state != absent {
@@ -172,8 +169,6 @@ func (c *Conn) settleEjected(l Leg) {
 		return // the answer to that comes first
 	case o.state != absent && !o.refused && !o.muted:
 		c.drop(l, g.ejected)
-	case g.muted && o.state != absent:
-		c.drop(l, g.ejected)
 	case g.ejected == ReasonOperator && !c.cfg.Stateful:
 		g.ejected = ReasonNone
 	default:
@@ -183,7 +178,10 @@ func (c *Conn) settleEjected(l Leg) {
 
 // settleCloses judges FINs and RSTs of legs (section 4, failure of a leg).
 func (c *Conn) settleCloses() {
-	p := &c.legs[c.prim]
+	p, q := &c.legs[c.prim], c.prim.other()
+	if o := &c.legs[q]; o.muted && o.closed == rst && o.state == live && !c.over {
+		c.drop(q, ReasonClosed)
+	}
 	switch {
 	case c.over || c.waiting() || c.connecting():
 	case !c.bothVoices():

@@ -215,8 +215,27 @@ func (w *world) serverTakes(l Leg) bool {
 		return false
 	}
 	s.acked += 1 + uint64(w.d.n(int(n)))
-	w.step(Event{Type: LegAcked, Leg: l, Off: s.acked})
+	if w.oneIn(2) {
+		w.learnAck(l)
+	}
 	return true
+}
+
+// learnAck is what the I/O layer does at each tick, and before it says that a
+// leg is reset.
+func (w *world) learnAck(l Leg) {
+	if s := &w.srv[l]; s.told < s.acked && w.c.NeedsAck(l) {
+		s.told = s.acked
+		w.step(Event{Type: LegAcked, Leg: l, Off: s.acked})
+	}
+}
+
+// tick moves the clock.
+func (w *world) tick(to time.Duration) {
+	w.learnAck(0)
+	w.learnAck(1)
+	w.now = to
+	w.step(Event{Type: Tick})
 }
 
 func (w *world) readLeg(l Leg) bool {
@@ -251,6 +270,7 @@ func (w *world) closeByServer(l Leg) bool {
 	switch {
 	case s.broken && f == crashRST:
 		s.ended = rst
+		w.learnAck(l)
 		w.step(Event{Type: LegRST, Leg: l})
 		return true
 	case s.ended != open || w.c.LegSpace(l) == nil:
@@ -261,6 +281,7 @@ func (w *world) closeByServer(l Leg) bool {
 		return false
 	}
 	s.ended = fin
+	w.learnAck(l)
 	w.step(Event{Type: LegFIN, Leg: l})
 	return true
 }
@@ -332,8 +353,7 @@ func (w *world) passTime() {
 	} else {
 		w.answerProbe()
 	}
-	w.now += d
-	w.step(Event{Type: Tick})
+	w.tick(w.now + d)
 }
 
 func (w *world) breakServer(l Leg) {
@@ -376,7 +396,11 @@ func (w *world) prank(l Leg) {
 	case 9:
 		w.step(Event{Type: Refused, Seq: uint64(w.d.n(int(w.confirmed) + 1))})
 	case 10:
-		w.step(Event{Type: ClientUrgent})
+		if w.oneIn(2) {
+			w.step(Event{Type: ClientUrgent})
+		} else if w.srv[l].connected {
+			w.step(Event{Type: LegUrgent, Leg: l})
+		}
 	case 11:
 		w.c.Trim()
 	}
@@ -431,8 +455,7 @@ func (w *world) settleDown() {
 		if spins > 3 {
 			w.fail("the deadline does not move: %v", at)
 		}
-		w.now = at
-		w.step(Event{Type: Tick})
+		w.tick(at)
 	}
 }
 
@@ -494,8 +517,8 @@ func trace(seed uint64) string {
 	var log strings.Builder
 	_, _ = play(seed, &log)
 	s := log.String()
-	if i := strings.IndexByte(s, '\n'); len(s) > 3000 {
-		s = s[:i] + "\n...\n" + s[len(s)-3000:]
+	if i := strings.IndexByte(s, '\n'); len(s) > 9000 {
+		s = s[:i] + "\n...\n" + s[len(s)-9000:]
 	}
 	return s
 }

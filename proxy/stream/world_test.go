@@ -70,6 +70,7 @@ type world struct {
 	ending           Reason
 	isDone           bool
 	promoted         []promotion
+	record           Record // as last published
 }
 
 type promotion struct {
@@ -92,6 +93,7 @@ type serverSide struct {
 	head              int
 	wrote             uint64 // by the core
 	acked             uint64
+	told              uint64 // what the core knows of acked
 	ate               uint64 // by the application
 	said              uint64 // read by the core
 	finIn             bool   // has the client's FIN
@@ -166,6 +168,9 @@ func (w *world) step(e Event) {
 		}
 		w.take(&a, &e)
 	}
+	if len(w.c.Actions()) > 0 && w.c.Record().Seq != w.record.Seq {
+		w.record = w.c.Record()
+	}
 	w.look()
 }
 
@@ -183,8 +188,31 @@ func (w *world) look() {
 			w.fail("leg %d: closed %v, live %v (I1)", l, s.closed, w.live[l])
 		}
 	}
-	if w.isDone {
+	switch {
+	case w.isDone:
 		w.lookBack()
+	case w.confirmed == w.asked && !w.cl.shut:
+		w.lookAtRecord()
+	}
+}
+
+// lookAtRecord checks that the record as everybody has it is true.
+func (w *world) lookAtRecord() {
+	r := w.record
+	for l := range w.srv {
+		s := &w.srv[l]
+		if r.Live[l] != (s.connected && !s.closed) || r.Muted[l] != (s.muted != 0) {
+			w.fail("leg %d: connected %v closed %v muted %v, and the record says %+v", l, s.connected, s.closed, s.muted != 0, r)
+		}
+		if s.finIn && !(r.ClientFIN && r.ClientEnd == w.cl.sent) {
+			w.fail("server %d has the client's FIN, and the record says %+v", l, r)
+		}
+	}
+	if w.cl.fin && !(r.ServerFIN && r.ServerEnd == w.cl.got) {
+		w.fail("the client has a FIN, and the record says %+v", r)
+	}
+	if last := w.promoted[len(w.promoted)-1].leg; r.Live[last] && r.Primary != last {
+		w.fail("leg %d is the primary, and the record says %+v", last, r)
 	}
 }
 
@@ -193,7 +221,7 @@ func (w *world) lookBack() {
 	for l := range w.srv {
 		s, o := &w.srv[l], &w.srv[1-l]
 		own := s.ended != open || w.ending == ReasonServerRST
-		if s.acked < w.cl.sent && o.acked == w.cl.sent && o.connected && !w.ejected[l] && !own {
+		if s.acked < w.cl.sent && o.acked == w.cl.sent && o.connected && !w.ejected[l] && !w.ejected[1-l] && !own {
 			w.fail("leg %d has %d of %d client bytes, the other all, and its server is not stale", l, s.acked, w.cl.sent)
 		}
 	}

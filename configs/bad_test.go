@@ -257,6 +257,11 @@ var badServices = []badCase{
 		"7: "+svc0+".ports[1]: 80 overlaps 80 of this service (line 7); each port of an address belongs to one service"),
 	one("ports overlap across services", more("name: alt", "ports: [81, 79-80]", two),
 		"10: virtual_ips[0].services[1].ports[1]: 79-80 overlaps 80 of service web (line 7); each port of an address belongs to one service"),
+	one("ports overlap a long range", sub("[80]", "[1-100, 10-20, 50]"),
+		"7: "+svc0+".ports[1]: 10-20 overlaps 1-100 of this service (line 7); each port of an address belongs to one service").
+		and("7: " + svc0 + ".ports[2]: 50 overlaps 1-100 of this service (line 7); each port of an address belongs to one service"),
+	one("overlap on two addresses is told once", strings.Replace(sub("[80]", "[80, 80]"), "eth0}]", "eth0}, {address: 10.9.0.101, interface: eth0}]", 1),
+		"7: "+svc0+".ports[1]: 80 overlaps 80 of this service (line 7); each port of an address belongs to one service"),
 	one("one server for two legs", sub(", {name: s2, address: 10.9.0.12}", ""),
 		"6: "+svc0+".legs: 2 legs need at least 2 servers, found 1; add a server or set legs: 1"),
 	one("stateful with three", sub(two, three),
@@ -296,6 +301,21 @@ var badServices = []badCase{
 		"10: virtual_ips[0].services[1].ports[0]: 80 overlaps 80 of service web (line 7); each port of an address belongs to one service",
 		"11: virtual_ips[0].services[1].servers: expected a list, found the number 5; write [5]",
 	}},
+	{"bad addresses are not the same server", strings.NewReplacer("10.9.0.11", "a", "10.9.0.12", "b").Replace(base), []string{
+		"8: " + svc0 + ".servers[0].address: " + wantsHost + `"a"`,
+		"8: " + svc0 + ".servers[1].address: " + wantsHost + `"b"`,
+	}},
+	{"bad listen addresses do not overlap", svcWith("listen: a") + "      - {name: b, ports: [80], listen: b, " + two + "}\n", []string{
+		"9: " + svc0 + `.listen: expected vip or the IP address of one host, found "a"`,
+		`10: virtual_ips[0].services[1].listen: expected vip or the IP address of one host, found "b"`,
+	}},
+	{"a bad service keeps its index", strings.Replace(more("name: c", "ports: [81]", "legs: 1", two), "      - name: web", "      - web\n      - name: web", 1), []string{
+		`6: virtual_ips[0].services[0]: expected a map with the keys name, listen, ports, servers, legs, stateful, rejoin, balance, release, compare, on_divergence, source, proxy_protocol, lag, buffer, fin_delay, maxconn, maxhalfopen, timeout, health, found "web"`,
+		"10: virtual_ips[0].services[2].stateful: true with legs: 1 needs exactly as many servers, found 2; list 1, or set stateful: false if servers keep nothing between connections",
+	}},
+	{"a bad name in a list", sub("    services:", "    prefer: [g 1, g2, g2]\n    services:"), []string{
+		`5: virtual_ips[0].prefer[0]: expected a name of at most 64 letters, digits, dots, dashes or underscores, found "g 1"`,
+	}},
 	one("a bad server is not a missing one", sub("{name: s2, address: 10.9.0.12}", "s2"),
 		"8: "+svc0+`.servers[1]: expected a map with the keys name, address, port, found "s2"`),
 }
@@ -303,6 +323,12 @@ var badServices = []badCase{
 var badNodes = []badCase{
 	one("witness alone", "node: {name: w1, role: witness}\n",
 		"1: node.role: a witness votes in a cluster, but there is no cluster; add one or use role: gateway"),
+	one("witness with a broken cluster", "node: {name: w1, role: witness}\ncluster: yes\n",
+		`2: cluster: expected a map with the keys gossip, link, join, voters, secret_file, timing, tls, fence, isolation, found "yes"`),
+	one("witness without a good name", "node: {name: w 1, role: witness}\n"+clust,
+		`1: node.name: expected a name of at most 64 letters, digits, dots, dashes or underscores, found "w 1"`),
+	one("admin with a bad token file", top("admin: {listen: 0.0.0.0:9781, token_file: t}"),
+		`9: admin.token_file: expected an absolute path such as /etc/sttcp/file, found "t"`),
 	one("witness without a vote", "node: {name: w2, role: witness}\n"+clust,
 		"2: cluster.voters: this node, the witness w2, is not among them; add it, voting is all it does"),
 	one("gate off in a cluster", top("gate: off\n"+clust),
@@ -400,6 +426,15 @@ func TestErrorsAs(t *testing.T) {
 	var e *Error
 	if !errors.As(err, &e) || e.Line != 9 || e.Key != "drain" || e.File != "f.yaml" {
 		t.Errorf("got %#v", e)
+	}
+}
+
+// TestLongBrokenFile has too many lines to search for the bad one.
+func TestLongBrokenFile(t *testing.T) {
+	_, err := Parse("f.yaml", []byte(strings.Repeat("#\n", maxSearchLines)+base+"drain: 'x\n"), Env{})
+	want := "f.yaml:1009: not valid YAML (found unexpected end of stream); check indentation, colons, quotes and brackets"
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v", err)
 	}
 }
 

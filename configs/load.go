@@ -193,7 +193,7 @@ func (r *reporter) syntaxError(data []byte, err error) {
 	msg := err.Error()
 	m := yamlLine.FindStringSubmatch(msg)
 	line, _ := strconv.Atoi(m[1])
-	if len(data) <= maxSearch {
+	if len(data) <= maxSearch && bytes.Count(data, []byte("\n")) < maxSearchLines {
 		line = firstBadLine(data)
 	}
 	why := oneLine(msg[len(m[0]):]) + "); check indentation, colons, quotes and brackets"
@@ -203,9 +203,12 @@ func (r *reporter) syntaxError(data []byte, err error) {
 	r.on(max(line, 1), "", "not valid YAML (%s", why)
 }
 
-// maxSearch is the largest text, in bytes, that firstBadLine takes; it parses
-// once for each line.
-const maxSearch = 16 << 10
+// The largest text that firstBadLine takes, in bytes and lines; it parses once
+// for each line, at worst for about a second.
+const (
+	maxSearch      = 64 << 10
+	maxSearchLines = 1000
+)
 
 // firstBadLine finds the line that the parser stumbles over, where the
 // parser itself often names the start of the block, or nothing: the one after
@@ -217,7 +220,7 @@ func firstBadLine(data []byte) int {
 			return min(n+1, lastLine(lines))
 		}
 	}
-	return 1
+	return 1 // not one line is valid
 }
 
 // lastLine is the last line with something on it; what is missing at the end

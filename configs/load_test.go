@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -127,11 +128,17 @@ func TestTimings(t *testing.T) {
 		"lan":  {200 * time.Millisecond, time.Second},
 		"wan":  {time.Second, 5 * time.Second},
 	} {
-		// Twice: the presets are shared and must survive a load.
-		for range 2 {
-			c := parse(t, top(strings.Replace(clust, "}", ", timing: "+name+"}", 1)))
-			equal(t, name, c.Cluster.Timing, want)
+		// At once: the presets are shared, and viper writes to what it is given.
+		var wg sync.WaitGroup
+		for range 16 {
+			wg.Go(func() {
+				c, err := Parse("f.yaml", []byte(top(strings.Replace(clust, "}", ", timing: "+name+"}", 1))), Env{})
+				if err != nil || c.Cluster.Timing != want {
+					t.Errorf("%s: %v, want %v", name, err, want)
+				}
+			})
 		}
+		wg.Wait()
 	}
 }
 
@@ -234,6 +241,10 @@ func TestAliasesAndMerges(t *testing.T) {
 	c := parse(t, svcWith("lag: &l {suspect: 10ms, limit: 20ms}", "timeout: &t {connect: 5s}")+
 		"      - {name: b, ports: [81], lag: *l, timeout: {<<: *t, idle: 1h}, "+two+"}\n"+
 		"      - {name: c, ports: [82], timeout: {connect: 6s, <<: [*t, {idle: 3h}]}, "+two+"}\n")
+	d := parse(t, svcWith("timeout: &t {connect: 5s}", "health: {interval: 1s}")+
+		"      - {name: b, ports: [81], timeout: &u {<<: *t, idle: 1h}, "+two+"}\n"+
+		"      - {name: c, ports: [82], timeout: {<<: *u}, "+two+"}\n")
+	equal(t, "merge of a merge", d.VirtualIPs[0].Services[2].Timeout, Timeout{Connect: 5 * time.Second, Idle: time.Hour})
 	s := c.VirtualIPs[0].Services
 	equal(t, "alias", s[1].Lag, Lag{Suspect: 10 * time.Millisecond, Limit: 20 * time.Millisecond})
 	equal(t, "merge", s[1].Timeout, Timeout{Connect: 5 * time.Second, Idle: time.Hour})

@@ -101,7 +101,7 @@ func (k *checker) readable(path, file string) {
 }
 
 func (k *checker) cluster(c *Cluster) {
-	if k.c.Gate == GateOff && k.clean("gate") {
+	if k.c.Gate == GateOff {
 		k.at("gate", "off is for a node alone, but there is a cluster; use required or remove the cluster")
 	}
 	if c.SecretFile == "" {

@@ -40,7 +40,7 @@ func (k *checker) virtualIPs() {
 
 // uniqueName reports a name that was seen before; seen keeps the lines.
 func (k *checker) uniqueName(seen map[string]int, path, name, whose string) {
-	if !k.clean(path) || name == "" {
+	if name == "" { // a syntax error, reported already
 		return
 	}
 	if line, dup := seen[name]; dup {

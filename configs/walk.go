@@ -2,6 +2,7 @@ package configs
 
 import (
 	"fmt"
+	"maps"
 	"reflect"
 	"regexp"
 	"slices"
@@ -91,7 +92,7 @@ func (w *walker) missing(out map[string]any, f reflect.StructField, path string)
 	def, hasDefault := f.Tag.Lookup("default")
 	switch {
 	case f.Type == timingType:
-		out[keyOf(f)] = clone(timings[def])
+		out[keyOf(f)] = maps.Clone(timings[def])
 	case hasDefault:
 		out[keyOf(f)] = def
 	case f.Tag.Get("need") != "":
@@ -133,23 +134,15 @@ func listHint(n *yaml.Node) string {
 	return ""
 }
 
-// timing checks a timing that is given by its name.
+// timing checks a timing that is given by its name. It gives a copy of the
+// preset, since viper writes to what it is given.
 func (w *walker) timing(n *yaml.Node, path string) (any, bool) {
 	preset, ok := timings[n.Value]
 	if !ok {
 		w.r.at(path, "expected fast, lan, wan or {heartbeat: 200ms, lease: 1s}, found %s", describe(n))
 		return nil, false
 	}
-	return clone(preset), true
-}
-
-// clone copies a map that viper may change.
-func clone(m map[string]any) map[string]any {
-	out := make(map[string]any, len(m))
-	for k, v := range m {
-		out[k] = v
-	}
-	return out
+	return maps.Clone(preset), true
 }
 
 // entries gives the keys of a map, its own first, then those that it merges

@@ -101,7 +101,7 @@ func (m Match) nft() (string, error) {
 	}
 	m.addAddresses(add)
 	m.addTransport(add)
-	if m.Percent > 0 {
+	if m.Percent > 0 && m.Percent < 100 {
 		add("numgen random mod 10000 < %d", int(m.Percent*100))
 	}
 	if m.First > 0 {

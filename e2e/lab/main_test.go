@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"testing"
 	"time"
 
@@ -41,6 +42,9 @@ func must[T any](t *testing.T) func(T, error) T {
 		return v
 	}
 }
+
+// itoa keeps the paths short.
+func itoa(n int) string { return strconv.Itoa(n) }
 
 func check(t *testing.T, err error) {
 	t.Helper()
@@ -132,4 +136,10 @@ func answers(t *testing.T, c net.Conn) {
 func both(t *testing.T, f func(t *testing.T, addr func(*lab.Host) netip.Addr)) {
 	t.Run("IPv4", func(t *testing.T) { f(t, func(h *lab.Host) netip.Addr { return h.Addr4() }) })
 	t.Run("IPv6", func(t *testing.T) { f(t, func(h *lab.Host) netip.Addr { return h.Addr6() }) })
+}
+
+// timedOut tells a deadline's error; net.Dial's is not os.ErrDeadlineExceeded.
+func timedOut(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
 }

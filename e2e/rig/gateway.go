@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -62,7 +61,7 @@ func RunGateway(ctx context.Context, l *lab.Lab, binary string, c Config) (*Gate
 	if err != nil {
 		return nil, err
 	}
-	if err := PrepareGateway(ctx, h); err != nil {
+	if err := PrepareGateway(h); err != nil {
 		return nil, err
 	}
 	g := &Gateway{Host: h, Config: c, File: file, Binary: binary,
@@ -96,9 +95,9 @@ func (c *Config) writeFile(l *lab.Lab) (path string, err error) {
 }
 
 // PrepareGateway does what an operator does to a gateway's host: it is a
-// router, since servers may have it as theirs, filters no reverse paths, and
-// has the virtual IPs, none of which it uses for connections of its own.
-func PrepareGateway(ctx context.Context, h *lab.Host) error {
+// router, since servers may have it as theirs, and filters no reverse paths.
+// The virtual IPs are the gateway's own business.
+func PrepareGateway(h *lab.Host) error {
 	for _, s := range [][2]string{
 		{"net.ipv4.ip_forward", "1"}, {"net.ipv6.conf.all.forwarding", "1"},
 		{"net.ipv4.conf.all.rp_filter", "0"}, {"net.ipv4.conf.default.rp_filter", "0"},
@@ -107,14 +106,6 @@ func PrepareGateway(ctx context.Context, h *lab.Host) error {
 		{"net.ipv4.conf.all.send_redirects", "0"}, {"net.ipv4.conf." + h.Interface() + ".send_redirects", "0"},
 	} {
 		if err := h.SetSysctl(s[0], s[1]); err != nil {
-			return fmt.Errorf("prepare gateway %s: %w", h.Name(), err)
-		}
-	}
-	for _, v := range vips {
-		a := v.prefix.Addr()
-		_, err := h.Run(ctx, "ip", "addr", "replace", netip.PrefixFrom(a, a.BitLen()).String(),
-			"dev", h.Interface(), "preferred_lft", "0", "nodad")
-		if err != nil {
 			return fmt.Errorf("prepare gateway %s: %w", h.Name(), err)
 		}
 	}

@@ -38,8 +38,18 @@ test-full: deps build lint
 demo: deps build
 	@$(BIN) demo
 
-bench: build
-	$(GO) test -run '^$$' -bench . -benchmem ./proxy/...
+# Whole processes between real hosts, side by side; then the core alone.
+bench: deps
+	@mkdir -p bin
+	$(GO) build -trimpath -o bin/bench ./e2e/bench
+	bin/bench throughput
+	$(GO) test -run '^$$' -bench . -benchmem ./proxy/stream
+
+# What a client feels when its primary dies.
+bench-failover: deps
+	@mkdir -p bin
+	$(GO) build -trimpath -o bin/bench ./e2e/bench
+	bin/bench failover
 
 lint:
 	@out=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); [ -z "$$out" ] || { echo "gofmt would change:"; echo "$$out"; exit 1; }

@@ -91,9 +91,15 @@ func (c *Conn) connecting() bool {
 
 // settleEqual compares what came.
 func (c *Conn) settleEqual() {
-	if c.bothVoices() && !c.gone && !c.outShut {
+	if c.comparing() {
 		c.compare()
 	}
+}
+
+// comparing reports whether verified may move. While a record is not confirmed
+// it does not: what both answer meanwhile must not leave either.
+func (c *Conn) comparing() bool {
+	return c.bothVoices() && !c.waiting() && !c.gone && !c.outShut
 }
 
 // settleAnswers forgets what is needed no more.

@@ -109,6 +109,7 @@ func (c *Conn) end(why Reason) {
 	c.gone, c.over, c.why = true, true, why
 	c.inEnd = max(c.inEnd, rst)
 	c.lingerBy = c.now + c.cfg.Limit
+	c.restartLag()
 }
 
 // settleEnds passes FINs on, each at its offset and not before the record

@@ -158,9 +158,9 @@ type Conn struct {
 
 	// Timers on the lag clock (see advance), zero when not running. So does
 	// comparer.waitBy.
-	closeBy   time.Duration // fin_delay runs out
-	closeWait bool          // it was prolonged for want of a verdict
-	stood     time.Duration // how long the lag clock was stopped in all
+	closeBy time.Duration // fin_delay, or a part of it, runs out
+	closing closing
+	stood   time.Duration // how long the lag clock was stopped in all
 
 	done bool
 

@@ -1,5 +1,7 @@
 package stream
 
+import "time"
+
 func (c *Conn) legConnected(l Leg) {
 	g := &c.legs[l]
 	if g.state != connecting || g.refused {
@@ -17,17 +19,32 @@ func (c *Conn) legRST(g *leg) {
 func (c *Conn) legAcked(g *leg, off uint64) {
 	if off = min(off, g.wrote); off > g.acked {
 		g.acked = off
-		g.progress = c.lagNow()
-		g.probed = false
+		c.progressed(g)
 		c.lingerBy = c.now + c.cfg.Limit
 	}
 }
 
 // moved notes that leg g has produced something.
 func (c *Conn) moved(g *leg) {
-	g.progress = c.lagNow()
-	g.probed = false
+	c.progressed(g)
 	c.idleFrom = c.now
+}
+
+// progressed starts leg g's time again; and the other one's too if both stood
+// still, since that was rather us, and who comes back first is chance.
+func (c *Conn) progressed(g *leg) {
+	if c.still(&c.legs[0]) >= c.cfg.Suspect && c.still(&c.legs[1]) >= c.cfg.Suspect {
+		c.restartLag()
+	}
+	g.progress, g.probed = c.lagNow(), false
+}
+
+// still returns how long leg g has owed without any progress.
+func (c *Conn) still(g *leg) time.Duration {
+	if !g.owing {
+		return 0
+	}
+	return c.lagNow() - g.progress
 }
 
 func (c *Conn) judged(g *leg, e *Event) {
@@ -230,25 +247,40 @@ func (c *Conn) judgeOneClose(l Leg) {
 	if c.outEnd == open && c.comparable() && o.win.end < g.win.end {
 		return // the other one owes: lag decides
 	}
+	grace := c.cfg.FinDelay / 10
 	if c.closeBy == 0 {
-		c.closeBy, c.closeWait = c.lagNow()+c.cfg.FinDelay, false
-		c.probe()
+		c.closeBy, c.closing = c.lagNow()+grace, expected
 	}
 	if !c.comparable() {
 		c.closeBy = max(c.closeBy, o.progress+c.cfg.FinDelay) // it goes on
 	}
+	asked := c.closing != expected
 	switch {
-	case g.verdict == down && o.verdict == up && !g.kept:
+	case asked && g.verdict == down && o.verdict == up && !g.kept:
 		c.drop(l, ReasonDead)
-	case o.verdict == down && g.verdict == up && !o.kept:
+	case asked && o.verdict == down && g.verdict == up && !o.kept:
 		c.drop(l.other(), ReasonDead)
 	case c.lagNow() < c.closeBy:
-	case (g.verdict == unknown || o.verdict == unknown) && !c.closeWait:
-		c.closeBy, c.closeWait = c.lagNow()+c.cfg.FinDelay, true
+	case !asked:
+		c.closeBy, c.closing = c.lagNow()+c.cfg.FinDelay-grace, suspected
+		c.probe()
+	case c.closing == suspected && (g.verdict == unknown || o.verdict == unknown):
+		c.closeBy, c.closing = c.lagNow()+c.cfg.FinDelay, prolonged
 	default:
 		c.passClose(g.closed, c.commonEnd())
 	}
 }
+
+// closing is how far the wait for the other leg's close has come. Servers that
+// close together do so within moments; only after a tenth of fin_delay their
+// health is asked for, or every connection's end would have it asked.
+type closing uint8
+
+const (
+	expected closing = iota
+	suspected
+	prolonged // no verdict in time: fin_delay once more
+)
 
 // commonEnd returns where the response ends if it ends with what both legs
 // have. If their offsets mean nothing to each other, the primary's counts.
@@ -322,8 +354,7 @@ func (c *Conn) settleLag() {
 // move either, it is rather us, and we hold.
 func (c *Conn) judgeLag(l Leg) {
 	g, o := &c.legs[l], &c.legs[l.other()]
-	still := c.lagNow() - g.progress
-	hold := o.owing && c.lagNow()-o.progress >= c.cfg.Suspect
+	still, hold := c.still(g), c.still(o) >= c.cfg.Suspect
 	switch {
 	case g.probed && g.verdict == down && o.verdict == up:
 		c.drop(l, ReasonDead)

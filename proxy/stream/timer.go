@@ -45,13 +45,17 @@ func (c *Conn) closedWindow(g *leg) bool {
 
 // restartTimers is for when we, not the others, stood still.
 func (c *Conn) restartTimers() {
-	for l := range c.legs {
-		c.legs[l].progress, c.legs[l].probed = c.lagNow(), false
-	}
+	c.restartLag()
 	c.dialBy = c.now + c.cfg.Connect
 	c.lingerBy = c.now + c.cfg.Limit
 	c.idleFrom = c.now
 	c.closeBy, c.cmp.waitBy = 0, 0
+}
+
+func (c *Conn) restartLag() {
+	for l := range c.legs {
+		c.legs[l].progress, c.legs[l].probed = c.lagNow(), false
+	}
 }
 
 // Deadline returns when Step wants a Tick at the latest; ok is false if never.
@@ -83,7 +87,7 @@ func (c *Conn) lagDeadline() time.Duration {
 	if c.closeBy != 0 && !c.over && !c.waiting() && !c.connecting() && c.bothVoices() {
 		at = min(at, c.closeBy)
 	}
-	if c.cmp.waitBy != 0 && !c.gone && !c.outShut && c.bothVoices() {
+	if c.cmp.waitBy != 0 && c.comparing() {
 		at = min(at, c.cmp.waitBy)
 	}
 	return at
@@ -95,8 +99,7 @@ func (c *Conn) owedBy(g *leg) time.Duration {
 	if g.state != live || !g.owing || g.kept || c.waiting() {
 		return never
 	}
-	still := c.lagNow() - g.progress
-	switch {
+	switch still := c.still(g); {
 	case still < c.cfg.Suspect:
 		return g.progress + c.cfg.Suspect
 	case still < c.cfg.Limit:

@@ -62,7 +62,7 @@ type world struct {
 	ejects           []uint64
 	ejected          [2]bool // the pool knows the server as lost
 	holdUntil        uint64  // record that must be confirmed before more is released
-	holdMin          bool    // meanwhile: what both had is all
+	holdAt           uint64  // meanwhile: what may be released
 	probes, judged   uint64
 	live             [2]bool
 	frozen           bool
@@ -276,6 +276,9 @@ func (w *world) takePublish(a *Action, e *Event) {
 	}
 	w.asked = a.Seq
 	if a.Why != ReasonNone || e.Type == LegConnected || e.Type == Refused {
+		if w.confirmed >= w.holdUntil {
+			w.holdAt = max(w.cl.got, w.agreed())
+		}
 		w.holdUntil = a.Seq
 	}
 	s := &w.srv[a.Leg]
@@ -381,6 +384,14 @@ func (w *world) voice(l Leg) bool {
 	return !s.closed && (s.muted == 0 || w.confirmed < s.muted)
 }
 
+// agreed returns up to where both answers were there when both counted last.
+func (w *world) agreed() uint64 {
+	if !w.voice(0) || !w.voice(1) {
+		return w.holdAt
+	}
+	return min(w.srv[0].said, w.srv[1].said)
+}
+
 // owner is the leg whose answer byte off is.
 func (w *world) owner(off uint64) Leg {
 	var leg Leg
@@ -399,6 +410,9 @@ func (w *world) written(b []byte) {
 	if both && (w.cfg.Both || w.confirmed < w.holdUntil) && !(w.cfg.Compare == Off && w.c.outEnd != open) &&
 		to > min(w.srv[0].said, w.srv[1].said) && len(b) > 0 {
 		w.fail("client was given [%d,%d), answers %d and %d", w.cl.got, to, w.srv[0].said, w.srv[1].said)
+	}
+	if w.confirmed < w.holdUntil && to > w.holdAt && len(b) > 0 {
+		w.fail("client was given [%d,%d) before record %d, %d was agreed", w.cl.got, to, w.holdUntil, w.holdAt)
 	}
 	for i, x := range b {
 		off := w.cl.got + uint64(i)

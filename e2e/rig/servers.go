@@ -22,6 +22,7 @@ type Server struct {
 	*lab.Process
 	Host *lab.Host
 	Port uint16
+	Cmd  lab.Cmd // what it was started with
 }
 
 // Addr4 is the server's own IPv4 address and port.
@@ -36,7 +37,7 @@ func start(ctx context.Context, h *lab.Host, port uint16, c lab.Cmd) (*Server, e
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{Process: p, Host: h, Port: port}
+	s := &Server{Process: p, Host: h, Port: port, Cmd: c}
 	for _, addr := range []netip.Addr{h.Addr4(), h.Addr6()} {
 		if !addr.IsValid() {
 			continue
@@ -47,6 +48,11 @@ func start(ctx context.Context, h *lab.Host, port uint16, c lab.Cmd) (*Server, e
 		}
 	}
 	return s, nil
+}
+
+// Restart starts a server that has ended again, just as it was started.
+func (s *Server) Restart(ctx context.Context) (*Server, error) {
+	return start(ctx, s.Host, s.Port, s.Cmd)
 }
 
 // waitListen is lab.Host.WaitListen that gives up when the process ends.

@@ -43,6 +43,10 @@ func TestNginx(t *testing.T) {
 			c.Close()
 			t.Errorf("%v still serves", n)
 		}
+		n = must(n.Restart(ctx))(t)
+		if got := must(dial(ctx, t, l, "client", n.Addr4()).Get("/sub/small"))(t); got.Status != 200 {
+			t.Errorf("%v after its restart: %+v", n, got)
+		}
 	}
 	for _, tag := range tags[1:] {
 		if tag != tags[0] || tag == "" {

@@ -25,6 +25,7 @@ func (raw *rawConfig) config() *Config {
 	}
 }
 
+// convert does a list; an empty one becomes nil.
 func convert[R, T any](raw []R, one func(R) T) (out []T) {
 	for _, r := range raw {
 		out = append(out, one(r))
@@ -35,6 +36,7 @@ func convert[R, T any](raw []R, one func(R) T) (out []T) {
 func (n name) config() string { return string(n) }
 func (p peer) config() string { return string(p) }
 
+// config gives nil for no cluster, which is a node alone.
 func (raw *rawCluster) config() *Cluster {
 	if raw == nil {
 		return nil
@@ -76,6 +78,8 @@ func (raw rawAddress) config() VIPAddress {
 	return VIPAddress{Prefix: raw.Address.Prefix, Interface: string(raw.Interface)}
 }
 
+// config does not know whether a key was given or is a default; what depends
+// on that is left to checker.complete.
 func (raw rawService) config() Service {
 	return Service{
 		Name:       string(raw.Name),
@@ -99,6 +103,7 @@ func (raw rawService) config() Service {
 	}
 }
 
+// config cuts the port to 16 bits, which its tag has bounded.
 func (raw rawServer) config() Server {
 	return Server{Name: string(raw.Name), Address: raw.Address.Addr, Port: uint16(raw.Port)}
 }

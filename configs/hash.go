@@ -11,6 +11,7 @@ import (
 // covers everything but what is a node's own: node, admin, log, its addresses
 // in the cluster (gossip, link, join) and the names of its interfaces.
 func (c *Config) Hash() string {
+	// Shallow copies: whatever is changed below is copied before.
 	same := *c
 	same.Node, same.Admin, same.Log = Node{}, Admin{}, Log{}
 	same.Ineffective, same.Warnings = nil, nil
@@ -20,6 +21,8 @@ func (c *Config) Hash() string {
 		same.Cluster = &cl
 	}
 	same.VirtualIPs = withoutInterfaces(c.VirtualIPs)
+	// JSON has the fields in the order of the structs and netip and regexp in
+	// their own words, so the text is the same on every machine and each start.
 	text, err := json.Marshal(same)
 	if err != nil {
 		// Every field is plain data or marshals itself without an error; a

@@ -57,6 +57,8 @@ func Load(path string, env Env) (*Config, error) {
 	return Parse(path, data, env)
 }
 
+// readFile reads no more than it takes to see that a file is too large, so
+// that a device by mistake does no harm. Pipes are fine.
 func readFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -80,13 +82,17 @@ func explainRead(err error) string {
 }
 
 // Parse does the work of Load on the text of a file; name is only for the
-// messages.
+// messages. Of the host it asks only what env answers. No two calls share
+// anything, so it may be called from any goroutine.
 func Parse(name string, data []byte, env Env) (*Config, error) {
 	r := newReporter(name)
 	root := parseYAML(r, data)
 	if root == nil {
 		return nil, r.err()
 	}
+	// The walker finds what is wrong with single words, with their lines. The
+	// rules about several keys run even if it found something, but only on
+	// what is clean, so that one load tells everything.
 	w := walker{r: r, left: maxNodes}
 	tree, _ := w.structure(root, rawType, "")
 	r.endSyntax()
@@ -104,8 +110,10 @@ func Parse(name string, data []byte, env Env) (*Config, error) {
 	return c, nil
 }
 
-// build lets viper fill the raw structs from the checked tree, a fresh viper
-// each time, and UnmarshalExact a second pair of eyes on unknown keys.
+// build lets viper fill the raw structs. The tree has only known keys, and
+// none of its values fails to parse, so an error here is a mistake of ours;
+// UnmarshalExact is there to notice a key that walker and structs do not
+// agree about. A fresh viper each time keeps nothing from the load before.
 func build(tree map[string]any) (*Config, error) {
 	v := viper.New()
 	if err := v.MergeConfigMap(tree); err != nil {
@@ -144,13 +152,15 @@ func decode(data []byte) (doc, more *yaml.Node, err error) {
 	if err = dec.Decode(doc); err == nil {
 		err = dec.Decode(more)
 	}
+	// Only the second Decode can end here, or the first with a zero node.
 	if errors.Is(err, io.EOF) {
 		return doc, nil, nil
 	}
 	return doc, more, err
 }
 
-// topMap unwraps a document.
+// topMap unwraps a document. A file of comments alone is as empty as one of
+// no bytes.
 func topMap(r *reporter, doc *yaml.Node) *yaml.Node {
 	if len(doc.Content) == 0 || isNull(doc.Content[0]) {
 		r.at("", "the file is empty; start from configs/smallest.yaml")

@@ -24,6 +24,7 @@ type rawConfig struct {
 
 var rawType = reflect.TypeFor[rawConfig]()
 
+// Paths are absolute: a daemon's working directory is nobody's choice.
 type rawNode struct {
 	Name     name    `mapstructure:"name" need:"a name for this node, such as name: g1"`
 	Role     Role    `mapstructure:"role" default:"gateway" oneof:"gateway witness"`
@@ -32,6 +33,8 @@ type rawNode struct {
 	BPFDir   absPath `mapstructure:"bpf_dir" default:"/sys/fs/bpf/sttcp"`
 }
 
+// The addresses of a cluster default to every address of the host, so that
+// one file can serve all nodes.
 type rawCluster struct {
 	Gossip     addrPort     `mapstructure:"gossip" default:"0.0.0.0:7946"`
 	Link       addrPort     `mapstructure:"link" default:"0.0.0.0:7947"`
@@ -44,6 +47,8 @@ type rawCluster struct {
 	Isolation  rawIsolation `mapstructure:"isolation"`
 }
 
+// rawTiming is given by one of the names of timings or as a map; the map has
+// no defaults, since half of one preset and half of another is no timing.
 type rawTiming struct {
 	Heartbeat duration `mapstructure:"heartbeat" min:"1ms" need:"how often to renew, such as 200ms"`
 	Lease     duration `mapstructure:"lease" min:"1ms" need:"how long a lease lasts, such as 1s"`
@@ -56,22 +61,27 @@ var timings = map[string]map[string]any{
 	"wan":  {"heartbeat": "1s", "lease": "5s"},
 }
 
+// rawTLS is all empty, or all given.
 type rawTLS struct {
 	CA   absPath `mapstructure:"ca" default:""`
 	Cert absPath `mapstructure:"cert" default:""`
 	Key  absPath `mapstructure:"key" default:""`
 }
 
+// rawFence does nothing without a command.
 type rawFence struct {
 	Command []string `mapstructure:"command"`
 	Timeout duration `mapstructure:"timeout" default:"5s" min:"1ms"`
 }
 
+// rawIsolation matters where no majority is left: with two voters, always
+// when one of them dies.
 type rawIsolation struct {
 	Neighbours      []address `mapstructure:"neighbours"`
 	WithoutMajority string    `mapstructure:"without_majority" default:"neighbours" oneof:"neighbours fence"`
 }
 
+// rawVIP has names as values, never as keys: viper would change their case.
 type rawVIP struct {
 	Name      name         `mapstructure:"name" need:"a name for the virtual IP, such as name: front"`
 	Addresses []rawAddress `mapstructure:"addresses" need:"at least one, such as - {address: 10.9.0.100/24, interface: eth0}"`
@@ -80,11 +90,15 @@ type rawVIP struct {
 	Services  []rawService `mapstructure:"services" need:"at least one service with name, ports and servers"`
 }
 
+// rawAddress needs its interface: guessing it from the routes would pick
+// another one after a change of the network, without a word.
 type rawAddress struct {
 	Address   vipPrefix `mapstructure:"address" need:"the virtual address, such as 10.9.0.100/24"`
 	Interface ifName    `mapstructure:"interface" need:"the network interface that it lies on, such as eth0"`
 }
 
+// rawService is where the contract is long. Every limit that needs only one
+// key is a tag, every rule about several is in rules_service.go.
 type rawService struct {
 	Name          name          `mapstructure:"name" need:"a name for the service, such as name: web"`
 	Listen        listen        `mapstructure:"listen" default:"vip"`
@@ -108,28 +122,36 @@ type rawService struct {
 	Health        rawHealth     `mapstructure:"health"`
 }
 
+// rawServer has no default for its port: without one it is the client's.
 type rawServer struct {
 	Name    name    `mapstructure:"name" need:"a name for the server, such as name: s1"`
 	Address address `mapstructure:"address" need:"the server's IP address"`
 	Port    int     `mapstructure:"port" min:"1" max:"65535"`
 }
 
+// rawCompare has no mask by default: what may differ is the operator's word,
+// never ours.
 type rawCompare struct {
 	Mode   CompareMode `mapstructure:"mode" default:"exact" oneof:"exact length off"`
 	Mask   []mask      `mapstructure:"mask"`
 	Report bool        `mapstructure:"report" default:"true"`
 }
 
+// rawLag counts from the last progress of a leg that owes.
 type rawLag struct {
 	Suspect duration `mapstructure:"suspect" default:"250ms" min:"1ms"`
 	Limit   duration `mapstructure:"limit" default:"2s" min:"1ms"`
 }
 
+// rawTimeout has no "never": a connection that nobody uses any more, and whose
+// client is gone without a word, would be kept for good.
 type rawTimeout struct {
 	Connect duration `mapstructure:"connect" default:"1s" min:"1ms"`
 	Idle    duration `mapstructure:"idle" default:"2h" min:"1ms"`
 }
 
+// rawHealth may have a timeout longer than its interval: checks of one server
+// do not overlap, the next one just comes later.
 type rawHealth struct {
 	Interval duration `mapstructure:"interval" default:"250ms" min:"1ms"`
 	Timeout  duration `mapstructure:"timeout" default:"200ms" min:"1ms"`
@@ -139,12 +161,14 @@ type rawHealth struct {
 	Expect   expect   `mapstructure:"expect" default:""`
 }
 
+// rawAdmin serves metrics on loopback unless told otherwise.
 type rawAdmin struct {
 	Listen    adminListen `mapstructure:"listen" default:"admin.sock"`
 	TokenFile absPath     `mapstructure:"token_file" default:""`
 	Metrics   hostPort    `mapstructure:"metrics" default:"127.0.0.1:9780"`
 }
 
+// rawLog goes to standard error.
 type rawLog struct {
 	Level  string    `mapstructure:"level" default:"info" oneof:"debug info warn error"`
 	Format LogFormat `mapstructure:"format" default:"text" oneof:"text json"`

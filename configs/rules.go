@@ -63,6 +63,9 @@ func (k *checker) complete() {
 	}
 }
 
+// node holds the role against what there is to do. A witness may well read
+// the gateways' file, virtual IPs and all; a gateway with nothing to serve is
+// a file that was cut short.
 func (k *checker) node() {
 	witness := k.c.Node.Role == RoleWitness
 	if witness && k.clean("node.role", "cluster") && k.c.Cluster == nil {
@@ -73,6 +76,9 @@ func (k *checker) node() {
 	}
 }
 
+// admin sees to it that whoever can reach the admin interface may use it: a
+// Unix socket is guarded by the permissions of its directory, a port only by
+// a token.
 func (k *checker) admin() {
 	if !k.clean("admin", "node.run_dir") {
 		return
@@ -82,7 +88,7 @@ func (k *checker) admin() {
 	switch {
 	case network == "tcp" && a.TokenFile == "":
 		k.at("admin.token_file", "is missing; admin.listen is HOST:PORT, so give the path of a file with a token")
-	case network == "unix" && len(addr) > maxSocketPath:
+	case network == "unix" && len(addr) > maxSocketPath: // bind(2) would say EINVAL
 		k.at("admin.listen", "%s has %d bytes, a Unix socket at most %d; use a shorter path", quote(addr), len(addr), maxSocketPath)
 	case a.Metrics != "" && a.Metrics == a.Listen:
 		k.at("admin.metrics", "%s is admin.listen already; use another port", a.Metrics)
@@ -100,6 +106,9 @@ func (k *checker) readable(path, file string) {
 	}
 }
 
+// cluster holds the parts of the cluster against each other. Without the gate
+// a node that lost its lease would go on sending as the virtual IP (I5), and
+// without a secret anybody on the network could vote; neither is an option.
 func (k *checker) cluster(c *Cluster) {
 	if k.c.Gate == GateOff {
 		k.at("gate", "off is for a node alone, but there is a cluster; use required or remove the cluster")
@@ -124,6 +133,9 @@ func overlap(a, b netip.Addr) bool {
 	return a == b || a.IsUnspecified() || b.IsUnspecified()
 }
 
+// voters wants each node counted once. A gateway need not vote, but two
+// voters are a majority only together: when one is gone, the other has to ask
+// the network whether it is itself that is cut off.
 func (k *checker) voters(c *Cluster) {
 	k.unique("cluster.voters", c.Voters)
 	me := k.c.Node.Name
@@ -148,6 +160,8 @@ func (k *checker) unique(path string, words []string) {
 	}
 }
 
+// clusterFiles wants all files of the link or none: a certificate without its
+// key or authority would only fail at the first handshake.
 func (k *checker) clusterFiles(c *Cluster) {
 	k.readable("cluster.secret_file", c.SecretFile)
 	files := []struct{ key, path string }{{"ca", c.TLS.CA}, {"cert", c.TLS.Cert}, {"key", c.TLS.Key}}
@@ -163,6 +177,9 @@ func (k *checker) clusterFiles(c *Cluster) {
 	}
 }
 
+// fence checks what decides when there is no majority. The command runs with
+// no shell and no PATH; a neighbour must be one that stays where it is, since
+// a virtual IP that moved here would answer from this very node.
 func (k *checker) fence(c *Cluster) {
 	cmd := c.Fence.Command
 	if len(cmd) > 0 && !filepath.IsAbs(cmd[0]) {

@@ -26,6 +26,8 @@ func (k *checker) all() (out []svc) {
 	return out
 }
 
+// virtualIPs wants every virtual IP and every address of them once: an
+// address in two virtual IPs could be wanted by two nodes at a time.
 func (k *checker) virtualIPs() {
 	names, addrs := map[string]int{}, map[netip.Addr]int{}
 	for i, v := range k.c.VirtualIPs {
@@ -50,6 +52,8 @@ func (k *checker) uniqueName(seen map[string]int, path, name, whose string) {
 	seen[name] = k.line(path)
 }
 
+// vipAddress checks one address; seen keeps the lines of those before it. The
+// prefix length plays no part: 10.9.0.100/24 and 10.9.0.100 are one address.
 func (k *checker) vipAddress(seen map[netip.Addr]int, a VIPAddress, path string) {
 	if !k.clean(path) {
 		return
@@ -67,6 +71,9 @@ func (k *checker) vipAddress(seen map[netip.Addr]int, a VIPAddress, path string)
 	}
 }
 
+// services checks each service by itself and then their ports together. Names
+// and addresses are compared even where the rest of a service is broken, so
+// that the operator does not meet those errors one load later.
 func (k *checker) services() {
 	names := map[string]int{}
 	for _, s := range k.all() {
@@ -83,6 +90,8 @@ func (k *checker) services() {
 	k.ports()
 }
 
+// listen keeps routed addresses and virtual ones apart: interception treats
+// only the latter as its own, and takes them from listen: vip.
 func (k *checker) listen(s svc) {
 	if s.ListenVIP || !k.clean(s.path+".listen") {
 		return
@@ -92,6 +101,9 @@ func (k *checker) listen(s svc) {
 	}
 }
 
+// servers wants real and different servers. The virtual IP as a server would
+// be the gateway connecting to itself; the same server on both legs would do
+// every request twice and protect from nothing.
 func (k *checker) servers(s svc) {
 	names, addrs := map[string]int{}, map[netip.Addr][]int{}
 	for i, srv := range s.Servers {
@@ -125,6 +137,10 @@ func samePort(s svc, a, b uint16) bool {
 	return slices.ContainsFunc(s.Ports, func(r PortRange) bool { return r.Contains(max(a, b)) })
 }
 
+// legs holds the number of servers against what is promised. A stateful
+// server that is not on every connection misses bytes, so a spare one would
+// be stale from the start, and one that comes back needs an operator's word
+// that its data was copied.
 func (k *checker) legs(s svc) {
 	n := len(s.Servers)
 	switch {
@@ -142,6 +158,8 @@ func (k *checker) legs(s svc) {
 	}
 }
 
+// policies checks pairs of keys: a mask is applied only where bytes are
+// compared, and a suspicion must leave time to probe before the leg is lost.
 func (k *checker) policies(s svc) {
 	if s.Compare.Mode != CompareExact && len(s.Compare.Mask) > 0 {
 		k.at(s.path+".compare.mask", "has no meaning with mode: %s; use mode: exact or remove the mask", s.Compare.Mode)
@@ -151,8 +169,10 @@ func (k *checker) policies(s svc) {
 	}
 }
 
-// families sees to it that every server can be reached from the source that
-// is asked for: a virtual address, or the client's.
+// families relies on legs being plain sockets: the kernel does not translate
+// between IPv4 and IPv6, so both ends of a leg are of one family. It sees to
+// it that every server can be reached from the source that is asked for: a
+// virtual address, or the client's.
 func (k *checker) families(s svc) {
 	if !k.clean(s.vipPath+".addresses") || len(s.vip.Addresses) == 0 {
 		return
@@ -193,10 +213,13 @@ func otherFamily(s svc, a netip.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
+// hasFamily reports whether a virtual IP has an address of a's family, which
+// a leg to a can then be bound to.
 func hasFamily(v *VirtualIP, a netip.Addr) bool {
 	return slices.ContainsFunc(v.Addresses, func(x VIPAddress) bool { return x.Prefix.Addr().Is4() == a.Is4() })
 }
 
+// family names the family of an address for a message.
 func family(a netip.Addr) string {
 	if a.Is4() {
 		return "IPv4"
@@ -222,6 +245,8 @@ func (k *checker) ports() {
 		slices.SortFunc(claims, func(a, b claim) int {
 			return cmp.Or(cmp.Compare(a.First, b.First), cmp.Compare(a.order, b.order))
 		})
+		// Sorted by their first port, a range overlaps an earlier one only if it
+		// overlaps the one that reaches furthest, top.
 		top := claims[0]
 		for _, c := range claims[1:] {
 			if c.First <= top.Last {
@@ -234,7 +259,9 @@ func (k *checker) ports() {
 	}
 }
 
-// claims gives the ranges by address.
+// claims gives the ranges by address. A service listens on every address of
+// its virtual IP, or on one routed address, which services of different
+// virtual IPs may share.
 func (k *checker) claims() map[netip.Addr][]claim {
 	out, order := map[netip.Addr][]claim{}, 0
 	for _, s := range k.all() {
@@ -251,6 +278,8 @@ func (k *checker) claims() map[netip.Addr][]claim {
 	return out
 }
 
+// overlap reports two claims that collide, at the later one; reported keeps
+// what was told, since a virtual IP's second address collides once more.
 func (k *checker) overlap(reported map[string]bool, a, b claim) {
 	if a.order > b.order {
 		a, b = b, a

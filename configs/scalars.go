@@ -59,6 +59,7 @@ func (name) wants() string {
 	return "a name of at most 64 letters, digits, dots, dashes or underscores"
 }
 
+// UnmarshalText also refuses "." and "..", which are no file names.
 func (n *name) UnmarshalText(b []byte) error {
 	s := string(b)
 	if !namePattern.MatchString(s) || len(s) > maxName || s == "." || s == ".." {
@@ -74,6 +75,8 @@ type ifName string
 
 func (ifName) wants() string { return "a network interface of at most 15 bytes, such as eth0" }
 
+// UnmarshalText says nothing about whether there is such an interface; that
+// is asked of the host, in vipAddress.
 func (n *ifName) UnmarshalText(b []byte) error {
 	s := string(b)
 	bad := strings.ContainsAny(s, "/:") || strings.ContainsFunc(s, unicode.IsSpace) || hasControl(s)
@@ -84,6 +87,8 @@ func (n *ifName) UnmarshalText(b []byte) error {
 	return nil
 }
 
+// hasControl finds what would break a line of a log, and the NUL that would
+// cut a path short in the kernel.
 func hasControl(s string) bool { return strings.ContainsFunc(s, unicode.IsControl) }
 
 // absPath is a path that does not depend on where sttcp was started; it may
@@ -92,6 +97,7 @@ type absPath string
 
 func (absPath) wants() string { return "an absolute path such as /etc/sttcp/file" }
 
+// UnmarshalText cleans the path, so that two ways to write it compare equal.
 func (p *absPath) UnmarshalText(b []byte) error {
 	s := string(b)
 	if s == "" {
@@ -112,6 +118,8 @@ const maxDuration = 8760 * time.Hour
 
 func (duration) wants() string { return "a duration with a unit (ms, s, m, h) such as 250ms" }
 
+// hint is for a bare number, the most likely mistake: nobody can know whether
+// seconds or milliseconds were meant.
 func (duration) hint(s string) string {
 	if _, err := strconv.ParseFloat(s, 64); err != nil {
 		return ""
@@ -119,6 +127,7 @@ func (duration) hint(s string) string {
 	return fmt.Sprintf("; write %[1]sms or %[1]ss", s)
 }
 
+// UnmarshalText is stricter than time.ParseDuration, which takes "0".
 func (d *duration) UnmarshalText(b []byte) error {
 	s := string(b)
 	v, err := time.ParseDuration(s)
@@ -143,6 +152,8 @@ var (
 func (size) wants() string { return "a size such as 256KiB, 1MiB or a number of bytes" }
 func (size) numeric()      {}
 
+// UnmarshalText takes binary units only: KB is 1000 to some and 1024 to
+// others.
 func (z *size) UnmarshalText(b []byte) error {
 	m := sizePattern.FindStringSubmatch(string(b))
 	if m == nil {
@@ -162,6 +173,7 @@ type portRange PortRange
 func (portRange) wants() string { return "a port from 1 to 65535 or a range such as 8000-8010" }
 func (portRange) numeric()      {}
 
+// UnmarshalText takes no spaces and no sign.
 func (p *portRange) UnmarshalText(b []byte) error {
 	first, last, isRange := strings.Cut(string(b), "-")
 	if !isRange {
@@ -203,6 +215,7 @@ type address struct{ netip.Addr }
 
 func (address) wants() string { return "the IP address of one host (names are not looked up)" }
 
+// hint finds the address in what looks like address and port, or a network.
 func (address) hint(s string) string {
 	if ap, err := netip.ParseAddrPort(s); err == nil {
 		return fmt.Sprintf("; write address: %s, port: %d", ap.Addr(), ap.Port())
@@ -274,6 +287,7 @@ type listen struct {
 
 func (listen) wants() string { return "vip or the IP address of one host" }
 
+// UnmarshalText refuses loopback, which no client beyond this host can reach.
 func (l *listen) UnmarshalText(b []byte) error {
 	if string(b) == "vip" {
 		*l = listen{vip: true}
@@ -307,6 +321,7 @@ type peer string
 
 func (peer) wants() string { return "HOST:PORT such as 10.9.0.2:7946" }
 
+// UnmarshalText takes names too: they are resolved at each attempt to join.
 func (p *peer) UnmarshalText(b []byte) error {
 	host, ok := splitHostPort(string(b))
 	if !ok || host == "" {
@@ -322,6 +337,7 @@ type hostPort string
 
 func (hostPort) wants() string { return `HOST:PORT such as 127.0.0.1:9780, or ""` }
 
+// UnmarshalText takes "" for no listener at all.
 func (h *hostPort) UnmarshalText(b []byte) error {
 	if _, ok := splitHostPort(string(b)); !ok && len(b) > 0 {
 		return mismatch(h, string(b))
@@ -345,6 +361,8 @@ type adminListen string
 
 func (adminListen) wants() string { return "a path such as admin.sock, or HOST:PORT" }
 
+// UnmarshalText takes a colon without a slash for HOST:PORT, right or wrong,
+// since a socket by the name of "127.0.0.1:x" was meant by nobody.
 func (a *adminListen) UnmarshalText(b []byte) error {
 	s := string(b)
 	_, tcp := splitHostPort(s)

@@ -127,6 +127,7 @@ func (w *walker) list(n *yaml.Node, elem reflect.Type, tag reflect.StructTag, pa
 	return out, true
 }
 
+// listHint is for a single value that stands without its brackets.
 func listHint(n *yaml.Node) string {
 	if n.Kind == yaml.ScalarNode && plainKey.MatchString(n.Value) {
 		return fmt.Sprintf("; write [%s]", n.Value)
@@ -155,6 +156,9 @@ func (w *walker) entries(n *yaml.Node, path string) []entry {
 	return w.collect(n, path, seen, 0)
 }
 
+// collect is entries for one map at a depth of merging; seen has the keys so
+// far. Only within one map (depth 0) is a key that comes twice a mistake: to
+// overrule what is merged is the use of merging.
 func (w *walker) collect(n *yaml.Node, path string, seen map[string]*yaml.Node, depth int) (out []entry) {
 	var merges []entry
 	for i := 0; i+1 < len(n.Content); i += 2 {
@@ -266,10 +270,13 @@ func parseScalar(n *yaml.Node, t reflect.Type, tag reflect.StructTag) (v any, wh
 	return n.Value, ""
 }
 
+// wrong is the message for a node that is not what is wanted.
 func wrong(wants string, n *yaml.Node) string {
 	return fmt.Sprintf("expected %s, found %s", wants, describe(n))
 }
 
+// hintFor says what to write instead, for a value that YAML did not take for
+// a string.
 func hintFor(s scalar, n *yaml.Node) string {
 	if h, ok := s.(hinter); ok && n.Kind == yaml.ScalarNode {
 		return h.hint(n.Value)
@@ -338,6 +345,8 @@ func describe(n *yaml.Node) string {
 	return "a value with the tag " + quote(n.Tag)
 }
 
+// resolve follows an alias. Errors then show the line of the anchor, which is
+// where the text to correct stands.
 func resolve(n *yaml.Node) *yaml.Node {
 	if n.Kind == yaml.AliasNode {
 		return n.Alias
@@ -345,6 +354,8 @@ func resolve(n *yaml.Node) *yaml.Node {
 	return n
 }
 
+// isNull reports a key without a value. It is an error everywhere: whether
+// `cluster:` with all its keys commented out means a cluster is a guess.
 func isNull(n *yaml.Node) bool {
 	return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null"
 }
@@ -357,12 +368,15 @@ func asScalar(t reflect.Type) scalar {
 	return s
 }
 
+// isScalar reports whether a field of type t is one word in the file.
 func isScalar(t reflect.Type) bool {
 	return asScalar(t) != nil || t.Kind() != reflect.Slice && t.Kind() != reflect.Struct
 }
 
+// keyOf gives the key of a field.
 func keyOf(f reflect.StructField) string { return f.Tag.Get("mapstructure") }
 
+// keys gives the keys of a struct in the order of section 8.
 func keys(t reflect.Type) (out []string) {
 	for f := range t.Fields() {
 		out = append(out, keyOf(f))
@@ -370,6 +384,7 @@ func keys(t reflect.Type) (out []string) {
 	return out
 }
 
+// field finds a key exactly as written: unlike viper's, our keys have a case.
 func field(t reflect.Type, key string) (reflect.StructField, bool) {
 	for f := range t.Fields() {
 		if keyOf(f) == key {
@@ -379,6 +394,7 @@ func field(t reflect.Type, key string) (reflect.StructField, bool) {
 	return reflect.StructField{}, false
 }
 
+// join makes the path of a key as messages show it.
 func join(path, key string) string {
 	if path == "" {
 		return key

@@ -139,7 +139,9 @@ func TestStatusKeys(t *testing.T) {
 // empty is a node that has nothing yet.
 type empty struct{ Backend }
 
-func (empty) Status() Status          { return Status{VirtualIPs: make([]VirtualIP, 1)} }
+func (empty) Status() Status {
+	return Status{VirtualIPs: make([]VirtualIP, 1), Services: make([]ServiceStatus, 1)}
+}
 func (empty) Servers() []ServerStatus { return nil }
 
 func TestListsAreNeverNull(t *testing.T) {

@@ -96,7 +96,7 @@ type ServiceOrder struct {
 	Op   Op     `json:"op"`
 }
 
-// complete makes every list of s a list in JSON, never null: scripts index
+// complete makes every list and map of s one in JSON, never null: scripts index
 // into them.
 func (s *Status) complete() {
 	s.VirtualIPs, s.Services = list(s.VirtualIPs), list(s.Services)
@@ -104,11 +104,22 @@ func (s *Status) complete() {
 	for i := range s.VirtualIPs {
 		s.VirtualIPs[i].InSync = list(s.VirtualIPs[i].InSync)
 	}
+	for i := range s.Services {
+		v := &s.Services[i]
+		v.Dropped, v.Ended = counts(v.Dropped), counts(v.Ended)
+	}
 }
 
 func list[T any](in []T) []T {
 	if in == nil {
 		return []T{}
+	}
+	return in
+}
+
+func counts(in map[string]uint64) map[string]uint64 {
+	if in == nil {
+		return map[string]uint64{}
 	}
 	return in
 }

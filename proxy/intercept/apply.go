@@ -120,6 +120,7 @@ func Drops() (map[string]uint64, error) {
 	return drops, nil
 }
 
+// addCount adds a rule's packets if it counts any.
 func addCount(drops map[string]uint64, r *nftables.Rule) {
 	for _, e := range r.Exprs {
 		if n, ok := e.(*expr.Counter); ok {
@@ -141,11 +142,13 @@ func ourTable() *nftables.Table {
 	return &nftables.Table{Name: TableName, Family: nftables.TableFamilyINet}
 }
 
+// comment is what nft shows as the rule's comment.
 func comment(r *nftables.Rule) string {
 	s, _ := userdata.GetString(r.UserData, userdata.TypeComment)
 	return s
 }
 
+// listChains returns the chains of our table, none if there is no table.
 func listChains(c *nftables.Conn) ([]*nftables.Chain, error) {
 	all, err := c.ListChainsOfTableFamily(nftables.TableFamilyINet)
 	if err != nil {

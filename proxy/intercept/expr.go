@@ -32,6 +32,7 @@ const (
 
 type exprs = []expr.Any
 
+// join makes one list of the parts of a rule, in their order.
 func join(parts ...exprs) exprs {
 	var out exprs
 	for _, p := range parts {
@@ -40,6 +41,7 @@ func join(parts ...exprs) exprs {
 	return out
 }
 
+// equal continues the rule if register 1 holds data.
 func equal(data ...byte) expr.Any {
 	return &expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: data}
 }
@@ -51,6 +53,8 @@ func endpoint(s side, a netip.Addr, p PortRange) exprs {
 	return join(address(s, a), l4proto(unix.IPPROTO_TCP), port(s, p))
 }
 
+// address matches the IP version and one side's address (RFC 791 and 8200 for
+// the offsets).
 func address(s side, a netip.Addr) exprs {
 	family, length := byte(unix.NFPROTO_IPV6), uint32(16)
 	offset := map[side]uint32{src: 8, dst: 24}[s]
@@ -65,10 +69,12 @@ func address(s side, a netip.Addr) exprs {
 	}
 }
 
+// l4proto matches the protocol after any IPv6 extension headers.
 func l4proto(proto byte) exprs {
 	return exprs{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg1}, equal(proto)}
 }
 
+// port matches one side's port or range, which are in network byte order.
 func port(s side, p PortRange) exprs {
 	load := &expr.Payload{DestRegister: reg1, Base: expr.PayloadBaseTransportHeader, Offset: 2 * uint32(s), Len: 2}
 	if p.First == p.Last {
@@ -156,4 +162,6 @@ func jump(chain string) exprs {
 	return exprs{&expr.Verdict{Kind: expr.VerdictJump, Chain: chain}}
 }
 
+// notrack hides a packet from the connection tracker, whose hook has priority
+// -200: it must be met before, in a chain of priority raw (-300).
 func notrack() exprs { return exprs{&expr.Notrack{}} }

@@ -53,6 +53,7 @@ func Missing() ([]Feature, error) {
 	return missing, nil
 }
 
+// try makes a rule with the feature and deletes its table in the same batch.
 func (f Feature) try() error {
 	c := newConn()
 	name := fmt.Sprintf("%s_try_%d", TableName, os.Getpid())

@@ -229,3 +229,20 @@ func TestPathMTUReachesLeg(t *testing.T) {
 		eventually(t, name+": the path MTU of the leg", func() bool { return pathMTU(t, leg) == 1300 })
 	}
 }
+
+// On a host whose firewall drops by default, services and legs work if it
+// accepts our mark, as `sttcp doctor` advises.
+func TestFirewallThatAcceptsTheMark(t *testing.T) {
+	l := newLab(t)
+	l.listen(t)
+	l.gateway.nft(t, "add table inet fw\nadd chain inet fw in { type filter hook input priority 0; policy drop; }\n"+
+		"add rule inet fw in meta l4proto ipv6-icmp accept\nadd rule inet fw in ct state established accept\n"+
+		"add rule inet fw in meta mark and 0x2000 != 0 accept")
+	l.apply(t, &Interceptor{}, l.spec(webPorts, v4.vip, v6.vip))
+	for _, e := range versions {
+		l.server.serveOn(t, at(e.server, 80))
+		echo(t, afterGreeting(t, l.client.mustDial(t, at(e.vip, 80))))
+		echo(t, afterGreeting(t, l.leg(t, at(e.client, 6000), at(e.server, 80))))
+		echo(t, afterGreeting(t, l.leg(t, at(e.vip, 6000), at(e.server, 80))))
+	}
+}

@@ -39,6 +39,8 @@ func addRouting(s Spec) error {
 	return nil
 }
 
+// families are the IP versions of a Spec's addresses. A host without IPv6 is
+// asked for none of it if no service uses it.
 func families(s Spec) []int {
 	var v4, v6 bool
 	for _, svc := range s.Services {
@@ -66,6 +68,8 @@ func familyName(family int) string {
 	return "IPv6"
 }
 
+// addRoute makes every address local for those who look into the table. The
+// route is on lo, which takes it only while it is up.
 func addRoute(s Spec, family int) error {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {

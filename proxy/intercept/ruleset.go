@@ -101,6 +101,8 @@ func addUntracked(in, out *chain, s Spec) {
 	}
 }
 
+// legsRawChain finds a packet's socket in both directions: on the way out it is
+// the one that the packet comes from.
 func legsRawChain() *chain {
 	c := &chain{name: chainLegsRaw}
 	c.add("leg", transparentSocket(), notrack(), accept())
@@ -119,6 +121,9 @@ func addGuard(in *chain, s Spec) {
 	}
 }
 
+// addLegs comes before the services, so that an answer of a server to a leg with
+// a virtual IP as source is not taken for a client's packet when that leg's port
+// lies in a service's range.
 func addLegs(in *chain, s Spec) {
 	for _, svc := range s.Services {
 		eachServer(svc, func(a netip.Addr, p PortRange) {

@@ -79,6 +79,7 @@ func (s Spec) withDefaults() Spec {
 	return s
 }
 
+// unmapped returns a copy, for the caller's slices are the caller's.
 func (s Service) unmapped() Service {
 	s.Dest = slices.Clone(s.Dest)
 	for i := range s.Dest {
@@ -113,6 +114,7 @@ func (s Spec) validate() error {
 	return nil
 }
 
+// validate checks one service by itself.
 func (s Service) validate() error {
 	if len(s.Dest) == 0 {
 		return errors.New("it has no address")
@@ -136,6 +138,7 @@ func (s Service) validate() error {
 	return nil
 }
 
+// validDest refuses addresses that packets from the network can't be sent to.
 func (s Service) validDest(a netip.Addr) error {
 	if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a.IsLoopback() {
 		return fmt.Errorf("address %s cannot be intercepted", a)
@@ -154,6 +157,7 @@ func (s Service) listener(a netip.Addr) uint16 {
 	return s.Listener6
 }
 
+// overlaps reports whether a packet could belong to both services.
 func (s Service) overlaps(o Service) bool {
 	shared := slices.ContainsFunc(s.Dest, func(a netip.Addr) bool { return slices.Contains(o.Dest, a) })
 	return shared && slices.ContainsFunc(s.Ports, func(p PortRange) bool {

@@ -8,7 +8,9 @@ func (c *Conn) legConnected(l Leg) {
 		return
 	}
 	g.state = live
-	g.openAt = c.publish(Action{Leg: l})
+	if !g.dropping { // or else there is nothing to tell, unless it is kept
+		g.openAt = c.publish(Action{Leg: l})
+	}
 }
 
 func (c *Conn) legRST(g *leg) {

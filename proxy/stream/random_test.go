@@ -288,12 +288,13 @@ func (w *world) closeByServer(l Leg) bool {
 
 func (w *world) connect(l Leg) bool {
 	s := &w.srv[l]
-	if s.connected || s.closed || w.faulty[l] == unanswered {
+	if s.connected || s.refused || s.closed || w.faulty[l] == unanswered {
 		return false
 	}
 	if w.faulty[l] == refuses {
+		s.refused = true
 		w.step(Event{Type: LegRefused, Leg: l})
-		return false
+		return true
 	}
 	s.connected = true
 	w.step(Event{Type: LegConnected, Leg: l})

@@ -89,6 +89,7 @@ type clientSide struct {
 
 type serverSide struct {
 	connected, closed bool // the leg, as the I/O layer sees it
+	refused           bool
 	openAt            uint64
 	head              int
 	wrote             uint64 // by the core

@@ -75,6 +75,7 @@ func Remove(addrs []Addr) (removed []Addr, err error) {
 	return removed, errors.Join(errs...)
 }
 
+// ensure adds one address and reports whether it was missing.
 func ensure(a Addr) (added bool, err error) {
 	link, err := a.place()
 	if err != nil {
@@ -93,6 +94,7 @@ func ensure(a Addr) (added bool, err error) {
 	return true, nil
 }
 
+// remove deletes one address if it is there and ours.
 func remove(a Addr) (removed bool, err error) {
 	link, err := a.place()
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
@@ -163,6 +165,7 @@ func add(link netlink.Link, a Addr) error {
 	return request(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, data)
 }
 
+// del needs no protocol number: the kernel looks for link, address and length.
 func del(link netlink.Link, a Addr) error {
 	return request(unix.RTM_DELADDR, 0, a.message(link))
 }
@@ -208,6 +211,7 @@ func find(link netlink.Link, a Addr) (*found, error) {
 	return nil, nil
 }
 
+// parse reads the address and its protocol from an RTM_NEWADDR message.
 func parse(m []byte) (*found, error) {
 	attrs, err := nl.ParseRouteAttr(m[nl.DeserializeIfAddrmsg(m).Len():])
 	if err != nil {

@@ -3,6 +3,7 @@ package vip
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -191,6 +192,62 @@ func TestErrorsNameAddressAndInterface(t *testing.T) {
 		}
 		if removed, err := Remove([]Addr{gone}); len(removed) > 0 || err != nil {
 			t.Errorf("Remove on an interface that is gone: %v, %v", removed, err)
+		}
+		return nil
+	})
+}
+
+// The kernel answers for what Ensure has put there as for any of its addresses,
+// and IPv6 is usable at once, though not preferred as source.
+func TestAddressesAreUsable(t *testing.T) {
+	inNamespace(t, func() error {
+		if _, err := Ensure([]Addr{front4, front6}); err != nil {
+			return err
+		}
+		for _, a := range []Addr{front4, front6} {
+			l, err := net.Listen("tcp", netip.AddrPortFrom(a.Prefix.Addr(), 0).String())
+			if err != nil {
+				return err
+			}
+			l.Close()
+		}
+		if _, err := ip("addr", "add", "fd09::1/64", "dev", "eth0", "nodad"); err != nil {
+			return err
+		}
+		out, err := ip("route", "get", "fd09::2")
+		if !strings.Contains(out, "src fd09::1 ") {
+			t.Errorf("the virtual IP is a source of connections of this host: %s", out)
+		}
+		return err
+	})
+}
+
+// An IPv4 address in IPv6 form is an IPv4 address.
+func TestMappedAddress(t *testing.T) {
+	inNamespace(t, func() error {
+		mapped := Addr{netip.PrefixFrom(netip.AddrFrom16(front4.Prefix.Addr().As16()), 128), "eth0"}
+		if added, err := Ensure([]Addr{mapped}); len(added) != 1 || err != nil {
+			t.Errorf("Ensure: %v, %v", added, err)
+		}
+		if added, err := Ensure([]Addr{front4}); len(added) != 0 || err != nil {
+			t.Errorf("Ensure of the same: %v, %v", added, err)
+		}
+		if removed, err := Remove([]Addr{front4}); len(removed) != 1 || err != nil {
+			t.Errorf("Remove: %v, %v", removed, err)
+		}
+		return nil
+	})
+}
+
+// Remove goes on after an address that can't be removed.
+func TestRemoveGoesOn(t *testing.T) {
+	inNamespace(t, func() error {
+		if _, err := Ensure([]Addr{front4}); err != nil {
+			return err
+		}
+		removed, err := Remove([]Addr{{Interface: "eth0"}, front4})
+		if !slices.Equal(removed, []Addr{front4}) || err == nil {
+			t.Errorf("Remove: %v, %v", removed, err)
 		}
 		return nil
 	})

@@ -40,7 +40,6 @@ type evidence struct {
 	struck   time.Time
 	struckAt int64 // bytes that the client had then
 	result   rig.Result
-	wait     rig.Gap // the client's longest after that
 	local    netip.AddrPort
 	primary  string        // before
 	now      string        // the primary after the download
@@ -124,7 +123,7 @@ func (e *evidence) strike(ctx context.Context, now clock, st *stage, s script, s
 // collect asks for everything that judge wants to know. The connection is
 // still open.
 func (st *stage) collect(ctx context.Context, e *evidence, conn *rig.Conn, d *rig.Download) {
-	e.result, e.wait = d.Result(), d.Stall(e.struck)
+	e.result = d.Result()
 	if e.result.Err == nil {
 		_, e.again = conn.Get(small)
 	}

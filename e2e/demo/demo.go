@@ -35,7 +35,7 @@ type script struct {
 	rate     int64 // bytes per second
 	strikeAt int64 // bytes after which the primary dies
 	acts     []act
-	noNginx  bool // as on a machine without
+	noNginx  bool         // as on a machine without
 	built    func(*stage) // what tests do to a stage; may be nil
 }
 

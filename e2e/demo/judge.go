@@ -33,8 +33,8 @@ func (e *evidence) bytes() check {
 // midStream sees to it that the failure was one.
 func (e *evidence) midStream() check {
 	return check{ok: e.struckAt > 0 && e.struckAt < e.size,
-		text: fmt.Sprintf("%s died in mid-stream, after %s; the longest wait since was %s",
-			e.primary, mib(e.struckAt), wait(e.wait))}
+		text: fmt.Sprintf("%s died in mid-stream, after %s; the client's longest wait of all was %s",
+			e.primary, mib(e.struckAt), wait(e.result.Longest))}
 }
 
 // oneConnection looks at the client's cable. The connection is still open, so

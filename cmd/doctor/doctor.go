@@ -60,7 +60,9 @@ func (f finding) String() string {
 	return s
 }
 
-// host is what checks look at. It is not changed after newHost.
+// host is what checks look at. It is not changed after newHost. What the kernel
+// knows of links, routes and sockets is asked when a check needs it, since it
+// may change between two runs.
 type host struct {
 	cfg     *configs.Config // nil: the host as such is checked
 	procSys string          // the directory /proc/sys, or a test's

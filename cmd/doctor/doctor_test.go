@@ -156,62 +156,64 @@ func TestGoodHost(t *testing.T) {
 	})
 }
 
-// Each thing that may be wrong with a real host is found, and said with what
-// to do about it.
+// badHosts is what may be wrong with a real host, and the line that says so.
+var badHosts = map[string]struct {
+	harm func(*configs.Config) error
+	want []string // level, words...
+}{
+	"rp_filter": {func(*configs.Config) error { return write("net/ipv4/conf/all/rp_filter", "1") },
+		[]string{"warn", "rp_filter of eth0 is strict", "sysctl -w net/ipv4/conf/eth0/rp_filter=2"}},
+	"src_valid_mark": {func(*configs.Config) error { return write("net/ipv4/conf/eth0/src_valid_mark", "1") },
+		[]string{"FAIL", "src_valid_mark", "sysctl -w net/ipv4/conf/eth0/src_valid_mark=0"}},
+	"arp_ignore": {func(*configs.Config) error { return write("net/ipv4/conf/all/arp_ignore", "1") },
+		[]string{"FAIL", "arp_ignore", "sysctl -w net/ipv4/conf/all/arp_ignore=0"}},
+	"arp_announce": {func(*configs.Config) error { return nil },
+		[]string{"warn", "arp_announce of eth0 is 0", "all/arp_announce=2"}},
+	"mark sysctls": {func(*configs.Config) error { return write("net/ipv4/tcp_fwmark_accept", "1") },
+		[]string{"FAIL", "tcp_fwmark_accept", "sysctl -w net/ipv4/tcp_fwmark_accept=0"}},
+	"interface down": {func(*configs.Config) error { return ip("link set eth0 down") },
+		[]string{"FAIL", "interface eth0 is down", "ip link set eth0 up"}},
+	"no carrier": {func(*configs.Config) error { return ip("link set peer down") },
+		[]string{"warn", "interface eth0 has no carrier"}},
+	"no interface": {func(c *configs.Config) error { c.VirtualIPs[0].Addresses[0].Interface = "eth7"; return nil },
+		[]string{"FAIL", "eth7", "virtual_ips[].addresses[].interface"}},
+	"IPv6 off": {func(*configs.Config) error { return write("net/ipv6/conf/eth0/disable_ipv6", "1") },
+		[]string{"FAIL", "IPv6 is off on eth0", "sysctl -w net/ipv6/conf/eth0/disable_ipv6=0"}},
+	"no route": {func(c *configs.Config) error {
+		service(c).Servers[0].Address = netip.MustParseAddr("192.0.2.1")
+		return nil
+	}, []string{"FAIL", "server s1 of service web: no route to 192.0.2.1", "ip route add 192.0.2.1"}},
+	"unreachable": {func(*configs.Config) error { return ip("route add unreachable 10.9.0.11") },
+		[]string{"FAIL", "no route to 10.9.0.11"}},
+	"foreign mark": {func(*configs.Config) error { return ip("rule add fwmark 0x2000/0xf000 lookup 7") },
+		[]string{"warn", "fwmark 0x2000"}},
+	"firewall": {func(*configs.Config) error {
+		return exec.Command("nft", "add table ip fw; add chain ip fw in { type filter hook input priority 0; policy drop; }").Run()
+	}, []string{"warn", "table fw, chain in", "ct state untracked"}},
+	"routed service": {func(c *configs.Config) error {
+		service(c).ListenVIP, service(c).ListenAddr = false, netip.MustParseAddr("10.9.0.11")
+		return nil
+	}, []string{"warn", "IPv4 forwarding is off", "service web with a routed address", "sysctl -w net/ipv4/ip_forward=1"}},
+	"source: client": {func(c *configs.Config) error { service(c).Source = configs.SourceClient; return nil },
+		[]string{"warn", "IPv6 forwarding is off", "source: client", "sysctl -w net/ipv6/conf/all/forwarding=1"}},
+	"fwmark_reflect": {func(*configs.Config) error { return write("net/ipv6/fwmark_reflect", "1") },
+		[]string{"FAIL", "fwmark_reflect", "sysctl -w net/ipv6/fwmark_reflect=0"}},
+	"foreign mark of IPv6": {func(*configs.Config) error { return ip("-6 rule add fwmark 0x2001 lookup 7") },
+		[]string{"warn", "fwmark 0x2001"}},
+	"IPv6 firewall": {func(*configs.Config) error {
+		return exec.Command("nft", "add table inet fw; add chain inet fw in { type filter hook input priority 5; policy drop; }").Run()
+	}, []string{"warn", "table fw, chain in"}},
+	"somaxconn": {func(*configs.Config) error { return write("net/core/somaxconn", "16") },
+		[]string{"warn", "somaxconn is 16", "sysctl -w net/core/somaxconn=100"}},
+	"directory": {func(c *configs.Config) error { c.Node.StateDir = "/proc/version/sttcp"; return nil },
+		[]string{"FAIL", "node.state_dir /proc/version/sttcp cannot be written to"}},
+	"file limit": {func(c *configs.Config) error { service(c).MaxConn = 1 << 30; return nil },
+		[]string{"FAIL", "file limit", fmt.Sprintf("LimitNOFILE=%d", 3<<30+spareFiles)}},
+}
+
+// Each of them is found, and said with what to do about it.
 func TestBadHosts(t *testing.T) {
-	for name, c := range map[string]struct {
-		harm func(*configs.Config) error
-		want []string // level, words...
-	}{
-		"rp_filter": {func(*configs.Config) error { return write("net/ipv4/conf/all/rp_filter", "1") },
-			[]string{"warn", "rp_filter of eth0 is strict", "sysctl -w net/ipv4/conf/eth0/rp_filter=2"}},
-		"src_valid_mark": {func(*configs.Config) error { return write("net/ipv4/conf/eth0/src_valid_mark", "1") },
-			[]string{"FAIL", "src_valid_mark", "sysctl -w net/ipv4/conf/eth0/src_valid_mark=0"}},
-		"arp_ignore": {func(*configs.Config) error { return write("net/ipv4/conf/all/arp_ignore", "1") },
-			[]string{"FAIL", "arp_ignore", "sysctl -w net/ipv4/conf/all/arp_ignore=0"}},
-		"arp_announce": {func(*configs.Config) error { return nil },
-			[]string{"warn", "arp_announce of eth0 is 0", "all/arp_announce=2"}},
-		"mark sysctls": {func(*configs.Config) error { return write("net/ipv4/tcp_fwmark_accept", "1") },
-			[]string{"FAIL", "tcp_fwmark_accept", "sysctl -w net/ipv4/tcp_fwmark_accept=0"}},
-		"interface down": {func(*configs.Config) error { return ip("link set eth0 down") },
-			[]string{"FAIL", "interface eth0 is down", "ip link set eth0 up"}},
-		"no carrier": {func(*configs.Config) error { return ip("link set peer down") },
-			[]string{"warn", "interface eth0 has no carrier"}},
-		"no interface": {func(c *configs.Config) error { c.VirtualIPs[0].Addresses[0].Interface = "eth7"; return nil },
-			[]string{"FAIL", "eth7", "virtual_ips[].addresses[].interface"}},
-		"IPv6 off": {func(*configs.Config) error { return write("net/ipv6/conf/eth0/disable_ipv6", "1") },
-			[]string{"FAIL", "IPv6 is off on eth0", "sysctl -w net/ipv6/conf/eth0/disable_ipv6=0"}},
-		"no route": {func(c *configs.Config) error {
-			service(c).Servers[0].Address = netip.MustParseAddr("192.0.2.1")
-			return nil
-		}, []string{"FAIL", "server s1 of service web: no route to 192.0.2.1", "ip route add 192.0.2.1"}},
-		"unreachable": {func(*configs.Config) error { return ip("route add unreachable 10.9.0.11") },
-			[]string{"FAIL", "no route to 10.9.0.11"}},
-		"foreign mark": {func(*configs.Config) error { return ip("rule add fwmark 0x2000/0xf000 lookup 7") },
-			[]string{"warn", "fwmark 0x2000"}},
-		"firewall": {func(*configs.Config) error {
-			return exec.Command("nft", "add table ip fw; add chain ip fw in { type filter hook input priority 0; policy drop; }").Run()
-		}, []string{"warn", "table fw, chain in", "ct state untracked"}},
-		"routed service": {func(c *configs.Config) error {
-			service(c).ListenVIP, service(c).ListenAddr = false, netip.MustParseAddr("10.9.0.11")
-			return nil
-		}, []string{"warn", "IPv4 forwarding is off", "service web with a routed address", "sysctl -w net/ipv4/ip_forward=1"}},
-		"source: client": {func(c *configs.Config) error { service(c).Source = configs.SourceClient; return nil },
-			[]string{"warn", "IPv6 forwarding is off", "source: client", "sysctl -w net/ipv6/conf/all/forwarding=1"}},
-		"fwmark_reflect": {func(*configs.Config) error { return write("net/ipv6/fwmark_reflect", "1") },
-			[]string{"FAIL", "fwmark_reflect", "sysctl -w net/ipv6/fwmark_reflect=0"}},
-		"foreign mark of IPv6": {func(*configs.Config) error { return ip("-6 rule add fwmark 0x2001 lookup 7") },
-			[]string{"warn", "fwmark 0x2001"}},
-		"IPv6 firewall": {func(*configs.Config) error {
-			return exec.Command("nft", "add table inet fw; add chain inet fw in { type filter hook input priority 5; policy drop; }").Run()
-		}, []string{"warn", "table fw, chain in"}},
-		"somaxconn": {func(*configs.Config) error { return write("net/core/somaxconn", "16") },
-			[]string{"warn", "somaxconn is 16", "sysctl -w net/core/somaxconn=100"}},
-		"directory": {func(c *configs.Config) error { c.Node.StateDir = "/proc/version/sttcp"; return nil },
-			[]string{"FAIL", "node.state_dir /proc/version/sttcp cannot be written to"}},
-		"file limit": {func(c *configs.Config) error { service(c).MaxConn = 1 << 30; return nil },
-			[]string{"FAIL", "file limit", fmt.Sprintf("LimitNOFILE=%d", 3<<30+spareFiles)}},
-	} {
+	for name, c := range badHosts {
 		t.Run(name, func(t *testing.T) {
 			in(t, func() error {
 				cfg := example(t)

@@ -101,7 +101,8 @@ func (h *host) judgeListener(key, addr string) finding {
 	return fail("ss -ltnp shows who has it; stop that, or change "+key, "%s %s cannot be listened on (%v)", key, addr, err)
 }
 
-// running reports whether a gateway with this configuration answers.
+// running reports whether a gateway with this configuration answers on the
+// admin socket, where nobody listens once it has died.
 func (h *host) running() bool {
 	network, addr := h.cfg.AdminAddr()
 	c, err := net.Dial(network, addr)
@@ -112,7 +113,8 @@ func (h *host) running() bool {
 }
 
 // foreignListeners finds programs that listen on an address and port of a
-// service: their clients reach the gateway instead.
+// service: their clients reach the gateway instead. It looks at exact addresses
+// only: a program that listens on all of the host (sshd) may go on doing so.
 func foreignListeners(h *host) []finding {
 	var out []finding
 	for _, at := range listening() {

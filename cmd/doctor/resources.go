@@ -15,8 +15,9 @@ import (
 // health checks, the admin socket.
 const spareFiles = 256
 
-// fileLimit compares the hard limit, up to which `run` raises the soft one,
-// with what the services may need: one per connection and leg.
+// fileLimit: a process that has no descriptor left can accept nobody. It
+// compares the hard limit, up to which `run` raises the soft one, with what the
+// services may need: one per connection and leg.
 func fileLimit(h *host) []finding {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {

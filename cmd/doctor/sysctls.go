@@ -43,7 +43,8 @@ func (h *host) highest(link, key string) (value int, culprit string) {
 	return value, culprit
 }
 
-// zero is a check that keys are 0 where they exist.
+// zero is a check that keys are 0 where they exist. A kernel without the key
+// behaves as with 0.
 func (h *host) zero(name, why string, keys ...string) []finding {
 	var out []finding
 	for _, key := range keys {
@@ -93,7 +94,7 @@ func rpFilter(h *host) []finding {
 	return out
 }
 
-// arpIgnore: IPv4 virtual IPs lie on lo, and with 1 or more the kernel does not
+// arpIgnore: see takeover/vip. IPv4 virtual IPs lie on lo, and with 1 or more the kernel does not
 // answer for them on other interfaces.
 func arpIgnore(h *host) []finding {
 	if !h.usesVIP4() {

@@ -100,6 +100,9 @@ func (st *stage) download(ctx context.Context) (*rig.Conn, *rig.Download, error)
 	return nil, nil, errors.Join(err, conn.Close())
 }
 
+// patience is how long the gateway may take to name a primary.
+const patience = 3 * time.Second
+
 // settled is how long a client must have been getting bytes again before the
 // wait is measured: what was under way when the server died does not count.
 const settled = 300 * time.Millisecond
@@ -127,7 +130,9 @@ func (st *stage) collect(ctx context.Context, e *evidence, conn *rig.Conn, d *ri
 	if e.result.Err == nil {
 		_, e.again = conn.Get(small)
 	}
-	e.now, e.nowErr = st.gateway.Primary(ctx, service)
+	asking, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	e.now, e.nowErr = st.gateway.Primary(asking, service)
 	client := st.lab.Host("client").Addr4()
 	e.wire, e.wireErr = st.wire.Select(func(s lab.Segment) bool {
 		return s.Flags&(lab.SYN|lab.FIN|lab.RST) != 0 &&

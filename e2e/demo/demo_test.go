@@ -140,7 +140,7 @@ func TestDemoFails(t *testing.T) {
 		wants []string
 	}{
 		{"wrong bytes", killed, func(st *stage) { st.want.Seed++ }, []string{`FAIL  the client got`, `byte 0 of \d+ is wrong`}},
-		{"both servers die", both, nil, []string{`FAIL  the client got`, `read after \d+ bytes`, `FAIL  the gateway`}},
+		{"both servers die", both, nil, []string{`FAIL  the client got`, `read after \d+ bytes`, `FAIL  one TCP connection`}},
 		{"nobody dies", nobody, nil, []string{`ok    the client got`, `FAIL  the gateway`}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -116,7 +116,7 @@ func (s *screen) verdict(checks []check) (failed int) {
 		}
 		s.say("  %s  %s", mark, c.text)
 		for _, d := range c.details {
-			s.say("        %s", d)
+			s.say("        %s", strings.ReplaceAll(d, "\n", "\n        "))
 		}
 	}
 	return failed

@@ -22,6 +22,10 @@
 //     with source: vip. What belongs to no leg goes its usual way, for others
 //     may talk to that server past the gateway; only in the grace it is
 //     dropped, unless an ordinary socket (a health check's) exists for it.
+//     But where clients know the server by that very address and port nobody
+//     can talk past us: then it is a leg's that is gone, is handed to the
+//     listener, so that the kernel resets the server, and never goes on to the
+//     client, to whom it would look like the gateway's own.
 //  3. An ICMP error about a packet of a transparent socket: marked, accepted.
 //     Path MTU discovery depends on it.
 //  4. A packet to a service goes to that service's own chain, which lets none

@@ -213,6 +213,26 @@ func TestDirectConnectionsToServersPass(t *testing.T) {
 	}
 }
 
+// Where clients know a server by its own address, what it sends on a leg that
+// is gone has the very addresses and ports of the gateway's answers to the
+// client. The kernel resets the server; the client never sees it. The
+// gateway's own programs talk to the server all the same.
+func TestLegThatIsGoneNeverReachesTheClient(t *testing.T) {
+	l := newLab(t)
+	l.listen(t)
+	var i Interceptor
+	l.apply(t, &i, l.spec(webPorts, v4.server, v6.server))
+	for _, e := range versions {
+		fd := l.server.unknownSegment(t, at(e.server, 80), at(e.client, 5000))
+		eventually(t, "a reset for the server", func() bool { return errors.Is(socketError(fd), unix.ECONNRESET) })
+		if n := l.client.tcpCounter(t, "OutRsts"); n != 0 {
+			t.Errorf("the client saw, and reset, %d segments of a leg that is gone", n)
+		}
+		l.server.serveOn(t, at(e.server, 8000))
+		echo(t, afterGreeting(t, l.gateway.mustDial(t, at(e.server, 8000)))) // a health check is
+	}
+}
+
 // A router's "fragmentation needed" for a packet that left with the client's
 // address is for us.
 func TestPathMTUReachesLeg(t *testing.T) {

@@ -128,8 +128,36 @@ func addLegs(in *chain, s Spec) {
 	for _, svc := range s.Services {
 		eachServer(svc, func(a netip.Addr, p PortRange) {
 			in.add(svc.Name+": from servers", endpoint(src, a, p), jump(chainLegs))
+			if port := s.listenerOf(a, p); port != 0 {
+				addOrphans(in, s, svc.Name, a, p, port)
+			}
 		})
 	}
+}
+
+// addOrphans keeps apart two connections with the same addresses and ports:
+// where clients know a server by its own address and the legs have the
+// client's, what the server still sends on a leg that is gone looks like the
+// gateway's answer to the client, who must never see it (in the worst case a
+// RST inside the window). The kernel resets such a server, by the listener.
+func addOrphans(in *chain, s Spec, name string, a netip.Addr, p PortRange, listener uint16) {
+	from := endpoint(src, a, p)
+	in.add(name+": program of this host", from, ordinarySocket(), accept())
+	if !s.Grace {
+		in.add(name+": leg that is gone", from, tproxy(a.Is4(), listener), setMark(s.Mark, s.MarkMask), accept())
+	}
+	in.add(name+": no leg", from, drop())
+}
+
+// listenerOf returns the listener of the service that is reached at a and a
+// port of p, 0 if there is none.
+func (s Spec) listenerOf(a netip.Addr, p PortRange) uint16 {
+	for _, svc := range s.Services {
+		if slices.Contains(svc.Dest, a) && slices.ContainsFunc(svc.Ports, p.overlaps) {
+			return svc.listener(a)
+		}
+	}
+	return 0
 }
 
 // legsChain delivers what a server sends to a leg. What belongs to no leg is

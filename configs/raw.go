@@ -168,7 +168,7 @@ type rawAdmin struct {
 	Metrics   hostPort    `mapstructure:"metrics" default:"127.0.0.1:9780"`
 }
 
-// rawLog goes to standard error.
+// rawLog has the levels of log/slog.
 type rawLog struct {
 	Level  string    `mapstructure:"level" default:"info" oneof:"debug info warn error"`
 	Format LogFormat `mapstructure:"format" default:"text" oneof:"text json"`

@@ -636,7 +636,7 @@ func TestLongBrokenFile(t *testing.T) {
 // TestAliasBomb wants the work bounded, not merely the answer right.
 func TestAliasBomb(t *testing.T) {
 	var b strings.Builder
-	b.WriteString("virtual_ips:\n- &v\n  services:\n  - &s\n    servers:\n    - &x {name: a}\n")
+	b.WriteString("virtual_ips:\n- &v\n  services:\n  - &s\n    servers:\n    - &x {name: a, address: 10.9.0.1}\n")
 	b.WriteString(strings.Repeat("    - *x\n", 300))
 	b.WriteString(strings.Repeat("  - *s\n", 300))
 	b.WriteString(strings.Repeat("- *v\n", 300))

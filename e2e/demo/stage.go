@@ -128,7 +128,7 @@ func (st *stage) guide(binary string) string {
 		say("  # kill %s, start it again", host)
 		say("  kill -9 -- -%d", s.PID)
 		if st.kind == "nginx" {
-			say("  %s %s %s", in(host), s.Cmd.Path, strings.Join(s.Cmd.Args, " "))
+			say("  %s %s %s &", in(host), s.Cmd.Path, strings.Join(s.Cmd.Args, " "))
 		}
 		say("  # or take its link down, and up")
 		say("  %s ip link set eth0 down\n", in(host))

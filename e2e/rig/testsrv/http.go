@@ -64,10 +64,14 @@ func (c *slowConn) Write(p []byte) (sent int, err error) {
 	return sent, nil
 }
 
-// advance moves free by the time that n bytes take; a pause is not made up for.
+// behind is how much of a delay is made up for: what a busy machine causes,
+// but not the time between two requests.
+const behind = 100 * time.Millisecond
+
+// advance moves free by the time that n bytes take.
 func (c *slowConn) advance(n int) {
-	if now := time.Now(); c.free.Before(now.Add(-pace)) {
-		c.free = now
+	if least := time.Now().Add(-behind); c.free.Before(least) {
+		c.free = least
 	}
 	c.free = c.free.Add(time.Duration(n) * time.Second / time.Duration(c.rate))
 }

@@ -225,7 +225,7 @@ func TestHTTP(t *testing.T) {
 		if err != nil || check.Err() != nil || resp.Header.Get("Last-Modified") == "" {
 			t.Errorf("rate %d: %v, %v, %v", rate, err, check.Err(), resp.Header)
 		}
-		if took := time.Since(start); rate > 0 && took < 150*time.Millisecond {
+		if took := time.Since(start); rate > 0 && took < 80*time.Millisecond {
 			t.Errorf("%d bytes at %d per second took %v", what.Size, rate, took)
 		}
 	}

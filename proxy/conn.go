@@ -119,7 +119,7 @@ func (c *conn) readClient() bool {
 	}
 	b := c.core.ClientSpace()
 	if b == nil {
-		return false
+		return c.clientLeft(c.k0.peekEnd())
 	}
 	if c.k0.atMark() {
 		c.step(stream.Event{Type: stream.ClientUrgent})
@@ -129,6 +129,16 @@ func (c *conn) readClient() bool {
 	case readBytes:
 		c.step(stream.Event{Type: stream.ClientRead, N: n})
 		c.svc.count.bytesIn.Add(uint64(n))
+	default:
+		c.clientLeft(what)
+	}
+	return what != readNothing
+}
+
+// clientLeft tells the core how the client ended its side, if it did. A client
+// whose bytes may not be read (its service is frozen) may go all the same.
+func (c *conn) clientLeft(what readResult) bool {
+	switch what {
 	case readFIN:
 		c.step(stream.Event{Type: stream.ClientFIN})
 	case readRST:

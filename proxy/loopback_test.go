@@ -375,6 +375,25 @@ func TestFreezeHoldsTheClientsBytes(t *testing.T) {
 	}
 }
 
+// Clients of a frozen service come and go: who has said all, or is gone, is
+// not waited for.
+func TestClientsLeaveAFrozenService(t *testing.T) {
+	for name, leave := range map[string]func(*net.TCPConn){
+		"FIN": func(c *net.TCPConn) { _ = c.Close() },
+		"RST": func(c *net.TCPConn) { _, _ = c.SetLinger(0), c.Close() },
+	} {
+		r := newRig(t, nil, echo)
+		c := r.dial()
+		write(t, c, "a")
+		read(t, c, 1)
+		if err := r.p.Freeze("svc", true); err != nil {
+			t.Fatal(err)
+		}
+		leave(c)
+		eventually(t, "the client that left by "+name+" to be forgotten", func() bool { return r.s.status().Connections == 0 })
+	}
+}
+
 func TestMaxConnLeavesClientsInTheBacklog(t *testing.T) {
 	r := newRig(t, func(s *configs.Service) { s.MaxConn = 1 }, echo)
 	first, second := r.dial(), r.dial()

@@ -21,6 +21,7 @@ type sock struct {
 
 	readable, writable bool
 	ended              bool // the peer has ended its direction, or all of it
+	told               bool // and that was read, and told
 	urgent             bool // an urgent byte is, or was, in the receive queue
 	broken             bool // an error was taken from the socket
 	dialing            bool
@@ -59,12 +60,35 @@ func (s *sock) read(b []byte) (int, readResult) {
 	case errors.Is(err, unix.EAGAIN):
 		s.readable = false
 		return 0, readNothing
-	case err != nil || s.broken:
-		s.readable = false
-		return 0, readRST
 	}
-	s.readable = false
-	return 0, readFIN
+	return 0, s.end(err)
+}
+
+// end notes that there is nothing more to be read, for want of bytes or for
+// err.
+func (s *sock) end(err error) readResult {
+	s.readable, s.told = false, true
+	if err != nil || s.broken {
+		return readRST
+	}
+	return readFIN
+}
+
+// peekEnd reports the peer's end if nothing is left to be read before it, and
+// reads nothing.
+func (s *sock) peekEnd() readResult {
+	if !s.ended || s.told {
+		return readNothing
+	}
+	n, err := ignoringEINTR(func() (int, error) {
+		var b [1]byte
+		n, _, err := unix.Recvfrom(s.fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		return n, err
+	})
+	if n > 0 || errors.Is(err, unix.EAGAIN) {
+		return readNothing
+	}
+	return s.end(err)
 }
 
 // atMark reports whether the next byte to be read is urgent. It asks the

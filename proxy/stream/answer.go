@@ -143,8 +143,6 @@ func (c *Conn) forgetAnswer(l Leg) {
 		g.win.drop(c.released)
 	case g.state == absent:
 		c.discard(l)
-	case c.source != c.prim:
-		g.win.drop(max(c.verified, c.released))
 	default:
 		g.win.drop(c.verified)
 	}

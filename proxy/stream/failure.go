@@ -164,15 +164,13 @@ func (c *Conn) settleDrops() {
 	}
 }
 
-// dropped closes leg l and promotes the other one if l was the primary.
+// dropped closes leg l and promotes the other one if l was the primary. There
+// is another one, or the client is gone: no leg is dropped otherwise.
 func (c *Conn) dropped(l Leg) {
-	g, o := &c.legs[l], l.other()
+	g := &c.legs[l]
 	c.act(Action{Type: Dropped, Leg: l, Why: g.why, Off: g.win.end})
 	c.closeLeg(l, true)
-	switch {
-	case c.legs[o].state == absent || c.legs[o].muted:
-		c.lose(ReasonNoServer)
-	case l == c.prim:
+	if o := l.other(); l == c.prim && c.legs[o].state != absent {
 		c.prim = o
 		c.act(Action{Type: Promoted, Leg: o, Off: max(c.released, c.verified)})
 	}

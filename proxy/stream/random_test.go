@@ -115,8 +115,11 @@ func (w *world) turn(which, i int) {
 		if i >= w.after {
 			w.breakServer(l)
 		}
-		if w.chaos && w.oneIn(8) {
+		switch {
+		case w.chaos && w.oneIn(8):
 			w.prank(l)
+		case w.probes > 0 && w.oneIn(4): // from before the last probe
+			w.step(Event{Type: Verdict, Leg: l, Up: w.oneIn(2), Seq: w.probes - 1})
 		}
 	}
 }
@@ -518,8 +521,8 @@ func trace(seed uint64) string {
 	var log strings.Builder
 	_, _ = play(seed, &log)
 	s := log.String()
-	if i := strings.IndexByte(s, '\n'); len(s) > 9000 {
-		s = s[:i] + "\n...\n" + s[len(s)-9000:]
+	if i := strings.IndexByte(s, '\n'); len(s) > 3000 {
+		s = s[:i] + "\n...\n" + s[len(s)-3000:]
 	}
 	return s
 }

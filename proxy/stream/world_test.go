@@ -71,6 +71,8 @@ type world struct {
 	isDone           bool
 	promoted         []promotion
 	record           Record // as last published
+	clientFIN        uint64 // the record that has it
+	serverFIN        uint64
 }
 
 type promotion struct {
@@ -170,9 +172,20 @@ func (w *world) step(e Event) {
 		w.take(&a, &e)
 	}
 	if len(w.c.Actions()) > 0 && w.c.Record().Seq != w.record.Seq {
-		w.record = w.c.Record()
+		w.recorded(w.c.Record())
 	}
 	w.look()
+}
+
+// recorded notes what has to be confirmed before a FIN may be passed on.
+func (w *world) recorded(r Record) {
+	if r.ClientFIN && !w.record.ClientFIN {
+		w.clientFIN = r.Seq
+	}
+	if r.ServerFIN && (!w.record.ServerFIN || r.ServerEnd != w.record.ServerEnd) {
+		w.serverFIN = r.Seq
+	}
+	w.record = r
 }
 
 var eventNames = [...]string{"tick", "client-read", "client-urgent", "client-fin", "client-rst", "client-wrote",
@@ -307,6 +320,9 @@ func (w *world) takeClient(a *Action) {
 	switch a.Type {
 	case ShutdownClient:
 		w.cl.fin = true
+		if !w.record.ServerFIN || w.confirmed < w.serverFIN {
+			w.fail("FIN to the client before its record %d", w.serverFIN)
+		}
 		if a.Off != w.cl.got {
 			w.fail("FIN to the client at %d, and it has %d", a.Off, w.cl.got)
 		}
@@ -340,7 +356,9 @@ func (w *world) takeShutdown(a *Action) {
 	if w.cl.ended != fin || s.wrote != w.cl.sent || a.Off != w.cl.sent || s.finIn || s.head < len(w.head) {
 		w.fail("FIN to server %d at %d: it has %d of %d, client ended %d", a.Leg, a.Off, s.wrote, w.cl.sent, w.cl.ended)
 	}
-	s.finIn = true
+	if s.finIn = true; !w.record.ClientFIN || w.confirmed < w.clientFIN {
+		w.fail("FIN to server %d before its record %d", a.Leg, w.clientFIN)
+	}
 }
 
 func (w *world) takeClose(a *Action) {

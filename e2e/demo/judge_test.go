@@ -51,7 +51,8 @@ func TestJudgeBad(t *testing.T) {
 		spoil func(*evidence)
 		says  string
 	}{
-		{"a wrong byte", func(e *evidence) { e.result.FirstDiff, e.result.Err = 500, errors.New("byte 500") }, "byte 500"},
+		{"a wrong byte", func(e *evidence) { e.result.FirstDiff = 500 }, "exactly the 1000 bytes"},
+		{"an error", func(e *evidence) { e.result.Err = errors.New("byte 500") }, "byte 500"},
 		{"another hash", func(e *evidence) { e.result.SHA256 = "ab" }, "SHA-256 ab"},
 		{"bytes missing", func(e *evidence) { e.result.Bytes = 999 }, "exactly the 1000 bytes"},
 		{"struck before", func(e *evidence) { e.struckAt = 0 }, "mid-stream"},

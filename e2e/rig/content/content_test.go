@@ -73,6 +73,13 @@ func TestChecker(t *testing.T) {
 		expect(t, rnd, c, right[:at], -1, "all of them right")
 	}
 	expect(t, rnd, c, right, -1, "")
+	// Too many, and the same as in a longer stream of that seed.
+	longer := all(t, content.Content{Seed: 3, Size: 10_500})
+	for range 50 {
+		expect(t, rnd, c, longer, c.Size, "got 10500 bytes instead of 10000")
+	}
+	longer[10_200]++
+	expect(t, rnd, c, longer, c.Size, "got 10500 bytes instead of 10000")
 	expect(t, rnd, c, append(bytes.Clone(right), 0), c.Size, "got 10001 bytes instead of 10000")
 	expect(t, rnd, content.Content{}, nil, -1, "")
 }

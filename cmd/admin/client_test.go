@@ -77,14 +77,17 @@ func TestClientStopsWithContext(t *testing.T) {
 	}
 	defer ln.Close()
 	ctx, cancel := context.WithCancel(context.Background())
+	over, accepted := make(chan struct{}), make(chan struct{})
 	go func() {
+		defer close(accepted)
 		conn, err := ln.Accept() // and never answers
-		if err == nil {
-			defer conn.Close()
-		}
 		cancel()
-		<-ctx.Done()
+		<-over
+		if err == nil {
+			_ = conn.Close()
+		}
 	}()
+	defer func() { close(over); <-accepted }()
 	if _, err := dial(t, ln.Addr().String(), "").Status(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("Status: %v", err)
 	}

@@ -87,7 +87,10 @@ func TestSecondSignalCuts(t *testing.T) {
 	w.onStop = func(ctx context.Context) {
 		sig <- syscall.SIGHUP // does not count
 		sig <- syscall.SIGINT
-		<-ctx.Done()
+		select {
+		case <-ctx.Done():
+		case <-time.After(20 * time.Second):
+		}
 		if !errors.Is(ctx.Err(), context.Canceled) {
 			t.Errorf("the drain ended by %v", ctx.Err())
 		}
@@ -219,6 +222,9 @@ func TestSystemdIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
+	if err := conn.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
 	t.Setenv("NOTIFY_SOCKET", path)
 	sig, wait := start(t, testConfig(t), &world{}, &logs{})
 	sig <- syscall.SIGTERM

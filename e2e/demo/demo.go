@@ -112,13 +112,9 @@ less than a minute, needs root, and removes all that it has made.
 // play plays a script.
 func play(ctx context.Context, opt Options, s script) error {
 	scr := newScreen(opt.Out)
-	failed := 0
-	for i, a := range s.acts {
-		n, err := playAct(ctx, opt, s, scr, i, a)
-		if err != nil {
-			return interrupted(ctx, err)
-		}
-		failed += n
+	failed, err := playActs(ctx, opt, s, scr)
+	if err != nil {
+		return interrupted(ctx, err)
 	}
 	if failed > 0 {
 		return fmt.Errorf("the demo failed: %d of its checks, see above", failed)
@@ -128,6 +124,20 @@ func play(ctx context.Context, opt Options, s script) error {
 		return keep(ctx, opt, s, scr)
 	}
 	return nil
+}
+
+// playActs returns how many checks of all acts failed.
+func playActs(ctx context.Context, opt Options, s script, scr *screen) (failed int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for i, a := range s.acts {
+		n, err := playAct(ctx, opt, s, scr, i, a)
+		failed += n
+		if err != nil {
+			return failed, err
+		}
+	}
+	return failed, nil
 }
 
 // interrupted replaces what a signal has made fail by a word about it.
@@ -141,9 +151,7 @@ func interrupted(ctx context.Context, err error) error {
 // playAct plays one act on a stage of its own, and returns how many of its
 // checks failed.
 func playAct(ctx context.Context, opt Options, s script, scr *screen, number int, a act) (failed int, err error) {
-	timed, cancel := context.WithTimeout(ctx, limit/time.Duration(len(s.acts)))
-	defer cancel()
-	st, err := newStage(timed, opt.Binary, s)
+	st, err := newStage(ctx, opt.Binary, s)
 	if err != nil {
 		return 0, err
 	}
@@ -152,11 +160,11 @@ func playAct(ctx context.Context, opt Options, s script, scr *screen, number int
 		scr.say("%s", drawing(st.kind))
 	}
 	scr.say("\n%s", scr.strong(fmt.Sprintf("Act %d: %s", number+1, a.title)))
-	e, err := st.play(timed, s, scr, a)
+	e, err := st.play(ctx, s, scr, a)
 	if err == nil {
 		failed = scr.verdict(judge(e))
 	}
-	if ctx.Err() == nil && (err != nil || failed > 0) {
+	if !errors.Is(ctx.Err(), context.Canceled) && (err != nil || failed > 0) {
 		scr.log(st.gateway)
 	}
 	return failed, err

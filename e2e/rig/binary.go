@@ -50,9 +50,10 @@ func orBuilt(ctx context.Context, path string) (string, error) {
 }
 
 // build builds as `make build` does: without cgo, even when this program is
-// one with the race detector.
+// one with the race detector. (With -trimpath nothing that `go test` has
+// compiled could be used again.)
 func build(ctx context.Context, path string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", path, "sttcp/cmd/sttcp")
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", path, "sttcp/cmd/sttcp")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%v: %w: %s", cmd, err, out)

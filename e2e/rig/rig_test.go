@@ -28,7 +28,7 @@ func needRoot(t *testing.T) {
 func newLab(t *testing.T, hosts ...string) (context.Context, *lab.Lab) {
 	t.Helper()
 	needRoot(t)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
 	l, err := lab.New(lab.Options{Name: "rig", Hosts: lab.Standard(hosts...)})
 	if err != nil {

@@ -105,11 +105,12 @@ func (r *rig) start(svc configs.Service) {
 		r.t.Fatal(err)
 	}
 	r.p, r.s = p, p.services[0]
-	p.serve()
+	p.Start()
 	r.t.Cleanup(func() {
 		_, _ = r.servers[0].Close(), r.servers[1].Close()
-		do(p.workers, (*conn).cut)
-		p.release()
+		if err := p.Close(); err != nil {
+			r.t.Error(err)
+		}
 	})
 }
 

@@ -37,6 +37,8 @@ type Proxy struct {
 	store     *stale.Store
 	inter     intercept.Interceptor
 	loops     sync.WaitGroup
+
+	intercepts bool // there may be something to remove
 }
 
 // New prepares the data path: the durable state is read and the listeners are
@@ -145,17 +147,18 @@ func (s *service) reachedBy(fam int) bool {
 	return false
 }
 
-// Start intercepts the services' packets and begins to serve.
-func (p *Proxy) Start() error {
-	p.serve()
+// Intercept brings the services' packets to the listeners: from now on the
+// kernel answers no client by itself. Who connects is served from Start on.
+func (p *Proxy) Intercept() error {
+	p.intercepts = true
 	if _, err := p.inter.Apply(p.spec()); err != nil {
 		return fmt.Errorf("intercept the services' packets: %w", err)
 	}
 	return nil
 }
 
-// serve starts everything but interception.
-func (p *Proxy) serve() {
+// Start begins to serve.
+func (p *Proxy) Start() {
 	for _, s := range p.services {
 		s.ended.Add(1)
 		go s.run()
@@ -202,9 +205,8 @@ func ports2(in []configs.PortRange) []intercept.PortRange {
 }
 
 // Stop stops accepting, waits until ctx is done or all connections have ended,
-// cuts those that are left, and removes what was intercepted. It returns how
-// many were cut.
-func (p *Proxy) Stop(ctx context.Context) (cut int, err error) {
+// and cuts those that are left. It returns how many were cut.
+func (p *Proxy) Stop(ctx context.Context) (cut int) {
 	for _, s := range p.services {
 		s.mu.Lock()
 		s.closed = true
@@ -222,9 +224,19 @@ func (p *Proxy) Stop(ctx context.Context) (cut int, err error) {
 		}
 	}
 	do(p.workers, (*conn).cut)
-	err = p.inter.Remove()
+	return cut
+}
+
+// Close ends interception and releases everything. Connections that are left
+// are cut.
+func (p *Proxy) Close() error {
+	do(p.workers, (*conn).cut)
+	var err error
+	if p.intercepts {
+		err = p.inter.Remove()
+	}
 	p.release()
-	return cut, err
+	return err
 }
 
 // drain waits until no connection is left, or ctx is done.

@@ -4,6 +4,14 @@
 // error, as one line `sttcp: ...`. (The log of `sttcp run` goes to standard
 // error, too.) The exit status is 0, 1 if the command failed, 2 if it was
 // called wrongly.
+//
+// Only flags and wiring are here. What a command does is in a package of its
+// own: configs (check), cmd/doctor, cmd/sttcp/node (run), e2e/demo, and
+// cmd/admin for all that speaks to a running node.
+//
+// A running node is found by its admin socket: --socket names it, else it is
+// read from the configuration (-c, default /etc/sttcp/sttcp.yaml) that the node
+// was started with.
 package cli
 
 import (
@@ -56,7 +64,8 @@ type usageError struct{ msg string }
 
 func (e usageError) Error() string { return e.msg }
 
-// errSaid is a failure of which everything has been said.
+// errSaid is a failure of which everything has been said: the lines of check
+// and doctor are the message.
 var errSaid = errors.New("failed")
 
 // status prints err, if it is not said yet, and gives it its exit status.
@@ -78,6 +87,8 @@ func (a *app) status(err error) int {
 
 func isNewline(r rune) bool { return r == '\n' || r == '\r' }
 
+// root has all commands of this version. Those of later ones are not there at
+// all: an unknown command is a clearer answer than one that does nothing.
 func (a *app) root() *cobra.Command {
 	root := group("sttcp", "ST-TCP gateway: TCP connections that survive the death of their server",
 		a.runCmd(), a.checkCmd(), a.doctorCmd(), a.statusCmd(), a.serversCmd(),
@@ -92,7 +103,8 @@ func (a *app) root() *cobra.Command {
 	return root
 }
 
-// group is a command that only has others below it.
+// group is a command that only has others below it. It takes any arguments to
+// refuse them itself: cobra's own message has several lines.
 func group(use, short string, sub ...*cobra.Command) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: use, Short: short, Args: cobra.ArbitraryArgs,

@@ -28,7 +28,9 @@ func targetFlags(cmd *cobra.Command) *target {
 	}
 }
 
-// dial gives a client of the node.
+// dial gives a client of the node. Of the configuration only the place of the
+// socket is used, so this machine is not asked about interfaces and files: a
+// node whose interface is gone is the one that an operator wants to see.
 func (t *target) dial() (*admin.Client, error) {
 	addr, tokenFile := *t.socket, *t.tokens
 	if addr == "" {
@@ -55,7 +57,8 @@ func (t *target) dial() (*admin.Client, error) {
 	return admin.Dial(addr, token), nil
 }
 
-// explain says what to do about a node that can't be reached.
+// explain says what to do about a node that can't be reached. What the node
+// itself has refused is a sentence for the operator already.
 func explain(err error) error {
 	hint := ""
 	var refused *admin.Error

@@ -21,6 +21,8 @@ func load(file string, env configs.Env) (*configs.Config, error) {
 	return cfg, err
 }
 
+// checkCmd asks this machine by default, because the file is mostly checked
+// where it is to be used: "ok" then means that run accepts it.
 func (a *app) checkCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check [-c FILE]",
@@ -43,6 +45,8 @@ another machine. Whether this host has all it needs is for "sttcp doctor".`,
 	return cmd
 }
 
+// check prints errors as they are, FILE:LINE first, so that editors can jump
+// there; to standard error, as compilers do.
 func (a *app) check(file string, env configs.Env) error {
 	cfg, err := configs.Load(file, env)
 	if err != nil {

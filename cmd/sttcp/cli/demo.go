@@ -6,6 +6,8 @@ import (
 	"sttcp/e2e/demo" // the only place outside e2e that imports it
 )
 
+// demoCmd declares the flags of the demo here, so that their misuse looks like
+// that of any other command.
 func (a *app) demoCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "demo [--keep]",

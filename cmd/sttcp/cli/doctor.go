@@ -10,6 +10,7 @@ import (
 	"sttcp/configs"
 )
 
+// doctorCmd uses the default configuration if there is one, as run does.
 func (a *app) doctorCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor [-c FILE]",

@@ -8,6 +8,8 @@ import (
 	"sttcp/cmd/admin"
 )
 
+// serverCmd has the orders about servers. What they mean for a stateful and for
+// a stateless service is decided in package proxy/pool.
 func (a *app) serverCmd() *cobra.Command {
 	return group("server", "Give orders about a server",
 		a.serverOrder(admin.OpDrain, "Send no new connections to a server; of a stateful service it is ejected"),
@@ -15,6 +17,8 @@ func (a *app) serverCmd() *cobra.Command {
 		a.serverOrder(admin.OpReady, "Bring a server back; a stale one needs its service frozen and its data copied"))
 }
 
+// serverOrder is one of them. Only ready may reset connections: the others end
+// none.
 func (a *app) serverOrder(op admin.Op, short string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: string(op) + " NAME", Short: short, Args: exactly("NAME"),
@@ -28,6 +32,9 @@ func (a *app) serverOrder(op admin.Op, short string) *cobra.Command {
 	return cmd
 }
 
+// orderServer gives the order and prints the state that came of it, which need
+// not be the word of the order: drain makes a server of a stateful service
+// stale.
 func (a *app) orderServer(t *target, op admin.Op, reset *bool) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		c, err := t.dial()
@@ -53,6 +60,7 @@ func (a *app) serviceCmd() *cobra.Command {
 		a.serviceOrder(admin.OpThaw, "Go on after a freeze", "service %s goes on\n"))
 }
 
+// serviceOrder is an order about a service; done says what has come of it.
 func (a *app) serviceOrder(op admin.Op, short, done string) *cobra.Command {
 	cmd := &cobra.Command{Use: string(op) + " NAME", Short: short, Args: exactly("NAME")}
 	t := targetFlags(cmd)

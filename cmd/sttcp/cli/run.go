@@ -11,6 +11,8 @@ import (
 	"sttcp/configs"
 )
 
+// runCmd takes over --ready-fd before anything else: a descriptor that is not
+// there is the caller's mistake, and it should be told before a node starts.
 func (a *app) runCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run [-c FILE]",
@@ -44,7 +46,9 @@ the configuration gives, a second one cuts them.`,
 	return cmd
 }
 
-// readyFile takes over a descriptor that the caller of this process opened.
+// readyFile takes over a descriptor that the caller of this process opened. The
+// fence command and other children do not get it: a reader that waits for its
+// end would wait for theirs.
 func readyFile(fd int) (*os.File, error) {
 	if fd < 1 {
 		return nil, fmt.Errorf("not a descriptor to write to")

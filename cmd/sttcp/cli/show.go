@@ -17,7 +17,7 @@ import (
 	"sttcp/cmd/admin"
 )
 
-// view is something that a node shows.
+// view is something that a node shows, as T in JSON or as text.
 type view[T any] struct {
 	use, short string
 	fetch      func(*admin.Client, context.Context) (T, error)
@@ -34,11 +34,13 @@ func (a *app) serversCmd() *cobra.Command {
 		"servers", "Show the servers of all services", servers, printServers})
 }
 
+// servers gives the list the name that it has in the status, too.
 func servers(c *admin.Client, ctx context.Context) (admin.Servers, error) {
 	list, err := c.Servers(ctx)
 	return admin.Servers{Servers: list}, err
 }
 
+// showCmd is a command that shows v, once or with --watch.
 func showCmd[T any](a *app, v view[T]) *cobra.Command {
 	cmd := &cobra.Command{Use: v.use, Short: v.short, Args: exactly()}
 	t := targetFlags(cmd)
@@ -103,6 +105,7 @@ func watchView[T any](ctx context.Context, a *app, c *admin.Client, v view[T], a
 	}
 }
 
+// sorry is the page of a node that did not answer.
 func sorry(err error, asJSON bool) string {
 	if asJSON {
 		line, _ := json.Marshal(admin.Error{Message: err.Error()})
@@ -112,6 +115,8 @@ func sorry(err error, asJSON bool) string {
 }
 
 // draw writes a page at once: in place on a terminal, else below the last one.
+// One write for all of it keeps a terminal from flickering, and a reader of
+// JSON from half a line.
 func draw(out io.Writer, page []byte, asJSON, first bool) error {
 	const home = "\x1b[H\x1b[2J"
 	switch {
@@ -127,6 +132,8 @@ func draw(out io.Writer, page []byte, asJSON, first bool) error {
 	return nil
 }
 
+// isTerminal reports whether w is a terminal: only those have settings
+// (tcgetattr(3)).
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok {

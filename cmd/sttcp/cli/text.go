@@ -34,6 +34,7 @@ func (p *page) table(rows [][]string) {
 	p.err = t.Flush()
 }
 
+// printStatus is for people; scripts use --json, which is stable.
 func printStatus(w io.Writer, st admin.Status) error {
 	p := &page{w: w}
 	p.printf("node %s (%s), %s, process %d since %s\n", st.Node, st.Role, st.Version, st.PID, moment(st.Started))
@@ -52,12 +53,14 @@ func printStatus(w io.Writer, st admin.Status) error {
 	return p.err
 }
 
+// printServers prints the same table as the status.
 func printServers(w io.Writer, s admin.Servers) error {
 	p := &page{w: w}
 	p.table(serverRows(s.Servers))
 	return p.err
 }
 
+// vipRows are the virtual IPs. A lease of 0 is that of a node alone.
 func vipRows(vips []admin.VirtualIP) [][]string {
 	rows := [][]string{{"VIRTUAL IP", "HOLDER", "EPOCH", "LEASE", "IN SYNC"}}
 	for _, v := range vips {
@@ -70,6 +73,8 @@ func vipRows(vips []admin.VirtualIP) [][]string {
 	return rows
 }
 
+// serviceRows are the services. The three columns after the name belong
+// together: of so many connections so many survive a server, so many a gateway.
 func serviceRows(services []admin.ServiceStatus) [][]string {
 	rows := [][]string{{"SERVICE", "CONNECTIONS", "TWO LEGS", "GATEWAY PROTECTED", "ACCEPTED", "REFUSED", "IN", "OUT", "PROMOTED", "DIVERGED", "MUTED"}}
 	for _, s := range services {
@@ -81,6 +86,8 @@ func serviceRows(services []admin.ServiceStatus) [][]string {
 	return rows
 }
 
+// serverRows are the servers. What the checks say is beside the state, because
+// a stale server may be healthy, and a drained one dead.
 func serverRows(servers []admin.ServerStatus) [][]string {
 	rows := [][]string{{"SERVICE", "SERVER", "ADDRESS", "STATE", "SINCE", "CHECKS", "LEGS", "PRIMARY FOR"}}
 	for _, s := range servers {
@@ -94,6 +101,7 @@ func serverRows(servers []admin.ServerStatus) [][]string {
 	return rows
 }
 
+// dash stands for nothing, so that columns can be counted.
 func dash(s string) string {
 	if s == "" {
 		return "-"

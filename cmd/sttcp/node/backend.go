@@ -54,7 +54,8 @@ func (b *backend) legs() map[string]int {
 	return out
 }
 
-// notes says what the connections of a service lack.
+// notes says what the connections of a service lack. Whatever needs two legs
+// or two gateways and has only one is never silent about it.
 func notes(s proxy.ServiceStatus, legs int) (out []string) {
 	say := func(format string, args ...any) {
 		out = append(out, fmt.Sprintf("service %s: ", s.Name)+fmt.Sprintf(format, args...))
@@ -71,7 +72,8 @@ func notes(s proxy.ServiceStatus, legs int) (out []string) {
 	return out
 }
 
-// Servers is the state of all servers.
+// Servers is the state of all servers. The conversion compiles only as long
+// as both types have the same fields: a new one must be added to the interface.
 func (b *backend) Servers() []admin.ServerStatus {
 	var out []admin.ServerStatus
 	for _, s := range b.proxy.Servers() {

@@ -5,4 +5,19 @@
 // the directories, the lock file and what state_dir holds. After a kill -9 the
 // interception and the virtual IPs stay, on purpose: without them the kernel
 // would answer the clients with resets. The next start takes them over.
+//
+// The order of the steps, and why:
+//
+//  1. run_dir and state_dir, since all else needs them.
+//  2. The lock on run_dir: from here on no other node of this host uses its
+//     files, its socket or its table.
+//  3. The limit of open files, before anything opens many.
+//  4. The virtual IPs, since listeners and legs are bound to them.
+//  5. The proxy's listeners; nothing is intercepted yet.
+//  6. The admin interface. An operator sees the node from before it serves
+//     until its last connection has ended.
+//  7. The proxy starts: packets are intercepted, servers are checked.
+//
+// Package proxy has one Stop for 5 and 7; it is done at 7 where that was
+// reached, else at 5.
 package node

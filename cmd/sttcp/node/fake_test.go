@@ -61,14 +61,19 @@ func (w *world) parts() parts {
 
 type fakeProxy struct{ w *world }
 
-func (p *fakeProxy) Start() error { return p.w.do("start proxy") }
+func (p *fakeProxy) Intercept() error { return p.w.do("intercept") }
 
-func (p *fakeProxy) Stop(ctx context.Context) (int, error) {
+func (p *fakeProxy) Start() { _ = p.w.do("start proxy") }
+
+func (p *fakeProxy) Stop(ctx context.Context) int {
 	if p.w.onStop != nil {
 		p.w.onStop(ctx)
 	}
-	return 3, p.w.do("stop proxy")
+	_ = p.w.do("stop proxy")
+	return 3
 }
+
+func (p *fakeProxy) Close() error { return p.w.do("close proxy") }
 
 func (p *fakeProxy) Services() []proxy.ServiceStatus {
 	return []proxy.ServiceStatus{

@@ -30,6 +30,9 @@ func lock(dir string) (*dirLock, error) {
 	return &dirLock{f}, nil
 }
 
+// claim locks the file and writes our pid into it. The lock belongs to the
+// open file (flock(2)), which is closed on exec, so no child keeps it. The file
+// is never removed: who had opened it before would lock one that has no name.
 func claim(f *os.File) error {
 	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	switch {
@@ -48,7 +51,8 @@ func claim(f *os.File) error {
 	return nil
 }
 
-// holder names the process that wrote into the lock file.
+// holder names the process that wrote into the lock file. It is for the message
+// only: who holds it is the kernel's knowledge.
 func holder(f *os.File) string {
 	text, err := io.ReadAll(io.LimitReader(f, 32))
 	if pid := strings.TrimSpace(string(text)); err == nil && pid != "" {

@@ -28,9 +28,11 @@ type Options struct {
 
 // dataPath is what a node has of its proxy (*proxy.Proxy).
 type dataPath interface {
-	Start() error
+	Intercept() error
+	Start()
 	// Stop drains until ctx is done, and cuts what is left.
-	Stop(ctx context.Context) (cut int, err error)
+	Stop(ctx context.Context) (cut int)
+	Close() error
 	Services() []proxy.ServiceStatus
 	Servers() []proxy.ServerStatus
 	DrainServer(name string) error
@@ -63,9 +65,8 @@ type gateway struct {
 	started time.Time
 	done    undoer
 
-	proxy   dataPath
-	stopped bool // the proxy was stopped
-	served  bool // the start succeeded
+	proxy  dataPath
+	served bool // the start succeeded
 }
 
 // NewLogger gives the logger that the configuration asks for.
@@ -96,6 +97,8 @@ func Run(ctx context.Context, cfg *configs.Config, o Options) error {
 	return run(ctx, cfg, o, production, sig)
 }
 
+// run is Run with the parts and the signals given. A start that fails has no
+// connection worth a drain: its undoing gets a context that is over.
 func run(ctx context.Context, cfg *configs.Config, o Options, p parts, sig <-chan os.Signal) error {
 	g := &gateway{cfg: cfg, opt: o, log: o.Log, parts: p, started: time.Now()}
 	if err := g.start(); err != nil {
@@ -113,14 +116,16 @@ func run(ctx context.Context, cfg *configs.Config, o Options, p parts, sig <-cha
 }
 
 // start takes the steps in order. Each one adds how it is undone when it has
-// succeeded.
+// succeeded. The packets are intercepted before the addresses are there, and
+// the addresses gone before that ends, so that the kernel never answers a
+// client by itself; the admin interface outlives the drain, to be watched.
 func (g *gateway) start() error {
 	g.say()
 	if g.cfg.Node.Role == configs.RoleWitness {
 		return errors.New("start node: role witness comes with a later version; this one runs gateways")
 	}
-	for _, step := range []func() error{
-		g.directories, g.lock, g.files, g.addresses, g.newProxy, g.admin, g.startProxy,
+	for _, step := range []func() error{ // see the package comment
+		g.directories, g.lock, g.files, g.newProxy, g.addresses, g.admin, g.startProxy,
 	} {
 		if err := step(); err != nil {
 			return err
@@ -151,6 +156,9 @@ func (g *gateway) directories() error {
 	return nil
 }
 
+// lock makes sure that no other process runs a node with this run_dir. What
+// belongs to the host, such as the nftables table, is only kept apart by it as
+// long as all nodes of a network namespace use the same run_dir.
 func (g *gateway) lock() error {
 	l, err := lock(g.cfg.Node.RunDir)
 	if err != nil {
@@ -160,7 +168,8 @@ func (g *gateway) lock() error {
 	return nil
 }
 
-// files raises the limit of open files and says if that is not enough.
+// files raises the limit of open files and says if that is not enough. It is
+// no error: most nodes never see maxconn.
 func (g *gateway) files() error {
 	limit, err := raiseFiles()
 	if err != nil {
@@ -173,14 +182,17 @@ func (g *gateway) files() error {
 	return nil
 }
 
+// newProxy makes the proxy, with its listeners. Nothing is intercepted yet.
 func (g *gateway) newProxy() (err error) {
 	if g.proxy, err = g.parts.proxy(g.cfg, g.log); err != nil {
 		return err
 	}
-	g.done.add("stop proxy", g.stopProxy)
-	return nil
+	g.done.add("close proxy", func(context.Context) error { return g.proxy.Close() })
+	return g.proxy.Intercept()
 }
 
+// admin serves the admin interface. It is closed with two seconds of its own,
+// since what the drain had may be used up, and a request under way is short.
 func (g *gateway) admin() error {
 	network, address := g.cfg.AdminAddr()
 	o := admin.Options{Network: network, Address: address, Log: g.log}
@@ -202,27 +214,17 @@ func (g *gateway) admin() error {
 	return nil
 }
 
-// startProxy begins to serve. Its undoing comes before that of the admin
-// interface, so that an operator can watch the drain.
+// startProxy begins to serve. Undone, it drains until ctx is done.
 func (g *gateway) startProxy() error {
-	if err := g.proxy.Start(); err != nil {
-		return err
-	}
-	g.done.add("stop proxy", g.stopProxy)
+	g.proxy.Start()
+	g.done.add("stop proxy", func(ctx context.Context) error {
+		g.log.Info("stopped", "connections_cut", g.proxy.Stop(ctx))
+		return nil
+	})
 	return nil
 }
 
-// stopProxy drains until ctx is done. It is the undoing of two steps.
-func (g *gateway) stopProxy(ctx context.Context) error {
-	if g.stopped {
-		return nil
-	}
-	g.stopped = true
-	cut, err := g.proxy.Stop(ctx)
-	g.log.Info("stopped", "connections_cut", cut)
-	return err
-}
-
+// ready tells everybody who may wait for it: the log, systemd, our caller.
 func (g *gateway) ready() {
 	g.log.Info("ready", "pid", os.Getpid())
 	g.notify(daemon.SdNotifyReady)
@@ -238,7 +240,8 @@ func (g *gateway) notify(state string) {
 	}
 }
 
-// wait returns when the node is to stop.
+// wait returns when the node is to stop. SIGHUP is caught and ignored: daemons
+// reload on it, so somebody will send it, and its default is to die uncleanly.
 func (g *gateway) wait(ctx context.Context, sig <-chan os.Signal) {
 	for {
 		select {
@@ -256,7 +259,8 @@ func (g *gateway) wait(ctx context.Context, sig <-chan os.Signal) {
 }
 
 // drain gives the time that connections have to end: cfg.Drain, or until the
-// next signal.
+// next signal. It goes on reading signals until it is cancelled, so that a
+// third one, or a SIGHUP, does not fill the channel and hide others.
 func (g *gateway) drain(sig <-chan os.Signal) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithTimeout(context.Background(), g.cfg.Drain)
 	go func() {

@@ -69,7 +69,7 @@ func TestCleanStop(t *testing.T) {
 	if err := wait(); err != nil {
 		t.Error(err)
 	}
-	w.expect(t, "ensure "+both+"\nnew proxy\nstart proxy\nstop proxy\nremove "+both)
+	w.expect(t, "new proxy\nintercept\nensure "+both+"\nstart proxy\nstop proxy\nremove "+both+"\nclose proxy")
 	nothingLeft(t, cfg)
 	for _, want := range []string{
 		`msg="service web: shared state not verified"`, `msg="key has no effect in this version" key=gate`,
@@ -120,15 +120,15 @@ func TestEndOfContextStops(t *testing.T) {
 	if err := run(ctx, cfg, o, w.parts(), nil); err != nil {
 		t.Error(err)
 	}
-	w.expect(t, "ensure "+both+"\nnew proxy\nstart proxy\nstop proxy\nremove "+both)
+	w.expect(t, "new proxy\nintercept\nensure "+both+"\nstart proxy\nstop proxy\nremove "+both+"\nclose proxy")
 }
 
 // Whatever step fails, those before it are undone, the last one first.
 func TestFailedStartIsUndone(t *testing.T) {
 	for fails, want := range map[string]string{
-		"ensure " + both: "ensure " + both + "\nremove " + first,
-		"new proxy":      "ensure " + both + "\nnew proxy\nremove " + first,
-		"start proxy":    "ensure " + both + "\nnew proxy\nstart proxy\nstop proxy\nremove " + first,
+		"new proxy":      "new proxy",
+		"intercept":      "new proxy\nintercept\nclose proxy",
+		"ensure " + both: "new proxy\nintercept\nensure " + both + "\nremove " + first + "\nclose proxy",
 	} {
 		cfg, l := testConfig(t), &logs{}
 		w := &world{fails: fails, onStop: func(ctx context.Context) {
@@ -155,7 +155,7 @@ func TestAdminThatFailsIsUndone(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("got %v, want %s", err, name)
 		}
-		w.expect(t, "ensure "+both+"\nnew proxy\nstop proxy\nremove "+first)
+		w.expect(t, "new proxy\nintercept\nensure "+both+"\nremove "+first+"\nclose proxy")
 	}
 }
 
@@ -163,12 +163,12 @@ func TestAdminThatFailsIsUndone(t *testing.T) {
 func TestCleanUpGoesOnAfterErrors(t *testing.T) {
 	cfg, w, l := testConfig(t), &world{}, &logs{}
 	sig, wait := start(t, cfg, w, l)
-	w.fails = "stop proxy"
+	w.fails = "remove " + both
 	sig <- syscall.SIGTERM
-	if err := wait(); !errors.Is(err, errBroken) || !strings.HasPrefix(err.Error(), "stop proxy: ") {
+	if err := wait(); !errors.Is(err, errBroken) || !strings.HasPrefix(err.Error(), "remove virtual IPs: ") {
 		t.Errorf("run: %v", err)
 	}
-	w.expect(t, "ensure "+both+"\nnew proxy\nstart proxy\nstop proxy\nremove "+both)
+	w.expect(t, "new proxy\nintercept\nensure "+both+"\nstart proxy\nstop proxy\nremove "+both+"\nclose proxy")
 	nothingLeft(t, cfg)
 }
 

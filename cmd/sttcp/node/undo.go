@@ -7,7 +7,9 @@ import (
 	"slices"
 )
 
-// undoer collects how what was done is undone.
+// undoer collects how what was done is undone, while it is being done. What
+// fails in the middle of a start, and a clean stop, are then one and the same
+// way back. The zero value is ready; one goroutine owns it.
 type undoer struct {
 	steps []undoStep
 }
@@ -21,7 +23,9 @@ func (u *undoer) add(what string, do func(context.Context) error) {
 	u.steps = append(u.steps, undoStep{what, do})
 }
 
-// undo takes all steps back, the last one first, and goes on after an error.
+// undo takes all steps back, the last one first, and goes on after an error:
+// what can be cleaned up is. Every step gets ctx, which says how long the
+// connections may take; only the proxy looks at it. A second call does nothing.
 func (u *undoer) undo(ctx context.Context) error {
 	var errs []error
 	for _, s := range slices.Backward(u.steps) {

@@ -8,7 +8,10 @@ import (
 )
 
 // addresses puts the virtual IPs on the host. A start that fails takes off
-// what it has added; a clean stop also what a killed predecessor had.
+// what it has added; a clean stop also what a killed predecessor had. What an
+// administrator has put there stays in both cases (package vip tells them
+// apart). The undoing is added before the error is looked at, since Ensure may
+// fail at the second address.
 func (g *gateway) addresses() error {
 	all := vipAddrs(g.cfg)
 	added, err := g.parts.ensure(all)

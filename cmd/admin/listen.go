@@ -24,7 +24,9 @@ const (
 	dirMode    = 0o700
 )
 
-// listen opens the listener; a socket of a dead process is replaced.
+// listen opens the listener; a socket of a dead process is replaced. The
+// directory is made for the owner only, but one that is there is left as it is:
+// it may be /run.
 func listen(network, address string) (net.Listener, error) {
 	if network != "unix" {
 		return net.Listen(network, address)
@@ -50,7 +52,9 @@ func restrict(_, _ string, c syscall.RawConn) error {
 	return err
 }
 
-// removeStale removes a socket file whose process is gone. Two processes that
+// removeStale removes a socket file whose process is gone: nothing but a
+// refused connection proves that. Whoever is too busy to accept gives EAGAIN, and
+// a file that is no socket was not left by a node. Two processes that
 // start at the same time on one path are kept apart by the lock on run_dir.
 func removeStale(path string) error {
 	info, err := os.Lstat(path)

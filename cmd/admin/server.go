@@ -53,7 +53,8 @@ type Server struct {
 	done    chan struct{} // closed when nobody accepts any more
 }
 
-// Limits of what a client may send.
+// Limits of what a client may send, in bytes. The longest order has two names
+// in it.
 const (
 	maxBody   = 4 << 10
 	maxHeader = 16 << 10
@@ -74,6 +75,8 @@ func Serve(b Backend, o Options) (*Server, error) {
 		backend: b, token: sha256.Sum256([]byte("Bearer " + o.Token)), log: o.Log,
 		addr: ln.Addr(), done: make(chan struct{}),
 	}
+	// There is no write time-out: an order may wait for connections to come to
+	// rest, and who reads slowly holds nothing but its own connection.
 	s.http = &http.Server{
 		Handler:           s.handler(o.Token != ""),
 		ReadHeaderTimeout: 5 * time.Second,
@@ -86,6 +89,8 @@ func Serve(b Backend, o Options) (*Server, error) {
 	return s, nil
 }
 
+// accept serves until Close. An end of any other kind leaves the node without
+// operator, but is no reason to end its connections.
 func (s *Server) accept(ln net.Listener) {
 	defer close(s.done)
 	if err := s.http.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
@@ -202,6 +207,8 @@ func (s *Server) servers(*http.Request) (any, error) {
 	return Servers{list(s.backend.Servers())}, nil
 }
 
+// serverOrder carries out POST /v1/server. The answer is read after the order
+// and may already show what has come since.
 func (s *Server) serverOrder(r *http.Request) (any, error) {
 	var o ServerOrder
 	if err := decode(r.Body, &o); err != nil {
@@ -220,6 +227,7 @@ func (s *Server) serverOrder(r *http.Request) (any, error) {
 	return Servers{s.named(o.Name)}, nil
 }
 
+// orderServer calls the backend; an op of a later version is refused.
 func (s *Server) orderServer(o ServerOrder) error {
 	switch o.Op {
 	case OpDrain:
@@ -243,6 +251,8 @@ func (s *Server) named(name string) []ServerStatus {
 	return out
 }
 
+// serviceOrder carries out POST /v1/service. It answers when the service is at
+// rest: with a freeze, when no more bytes of its clients reach a server.
 func (s *Server) serviceOrder(r *http.Request) (any, error) {
 	var o ServiceOrder
 	if err := decode(r.Body, &o); err != nil {

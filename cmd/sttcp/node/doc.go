@@ -12,12 +12,11 @@
 //  2. The lock on run_dir: from here on no other node of this host uses its
 //     files, its socket or its table.
 //  3. The limit of open files, before anything opens many.
-//  4. The virtual IPs, since listeners and legs are bound to them.
-//  5. The proxy's listeners; nothing is intercepted yet.
+//  4. The proxy, with its listeners, and the interception: from here on the
+//     kernel answers no client by itself.
+//  5. The virtual IPs. They come after the interception and go before it, for
+//     an address without it would reset the clients of a predecessor.
 //  6. The admin interface. An operator sees the node from before it serves
 //     until its last connection has ended.
-//  7. The proxy starts: packets are intercepted, servers are checked.
-//
-// Package proxy has one Stop for 5 and 7; it is done at 7 where that was
-// reached, else at 5.
+//  7. The proxy starts: connections are accepted, servers are checked.
 package node

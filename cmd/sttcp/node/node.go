@@ -182,7 +182,8 @@ func (g *gateway) files() error {
 	return nil
 }
 
-// newProxy makes the proxy, with its listeners. Nothing is intercepted yet.
+// newProxy makes the proxy, with its listeners, and has the packets of the
+// services intercepted. Nothing is accepted yet.
 func (g *gateway) newProxy() (err error) {
 	if g.proxy, err = g.parts.proxy(g.cfg, g.log); err != nil {
 		return err

@@ -177,7 +177,6 @@ func survive(t *testing.T, s setting, share float64) {
 
 	to := netip.AddrPortFrom(s.address(w), ld.port())
 	talk := begin(w.dial(to.String()), ld.talk)
-	go talk.trace(w)
 	primary, err := w.gw.Primary(w.ctx, "svc")
 	w.no(err)
 	victim, survivor := s.roles(primary)

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"sttcp/cmd/admin"
 	"sttcp/e2e/lab"
 	"sttcp/e2e/lab/labtest"
@@ -84,6 +86,7 @@ func (w *world) restart(states string) {
 	g, err := rig.RunGateway(w.ctx, w.lab, "", w.gw.Config)
 	w.no(err)
 	w.gw = g
+	w.until("the gateway to be ready", func() error { return w.logged("msg=ready") })
 	w.waitStates(states)
 }
 
@@ -131,8 +134,7 @@ func (w *world) dialFrom(host, addr string) *rig.Conn {
 	c, err := rig.Dial(w.ctx, w.lab, host, addr)
 	w.no(err)
 	w.Cleanup(func() { c.Close() })
-	deadline, _ := w.ctx.Deadline()
-	w.no(c.SetDeadline(deadline))
+	w.no(c.SetDeadline(time.Now().Add(patience)))
 	return c
 }
 
@@ -220,7 +222,8 @@ func (w *world) checkNoErrors() {
 // stop stops the gateway, which has no connections, and wants a clean end.
 func (w *world) stop() {
 	w.Helper()
-	w.no(w.gw.Shutdown(w.ctx))
+	w.no(w.gw.Signal(unix.SIGTERM))
+	w.ends()
 }
 
 // host returns a host's address of a family.

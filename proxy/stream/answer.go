@@ -2,7 +2,8 @@ package stream
 
 // LegSpace returns where to read leg l's next bytes to, or nil when nothing
 // may be read from it now: it is ahead by the whole buffer, or the client does
-// not drain, or it has ended.
+// not drain, or it has ended. Valid until the next Step
+// or Trim.
 func (c *Conn) LegSpace(l Leg) []byte {
 	g := &c.legs[l]
 	if g.state != live || g.dropping || g.closed != open {

@@ -2,7 +2,8 @@ package stream
 
 // ClientSpace returns where to read the client's next bytes to, or nil when
 // nothing may be read from the client now: a leg does not drain, the service
-// is frozen, or the client has closed its direction.
+// is frozen, or the client has closed its direction. Valid until the next Step
+// or Trim.
 func (c *Conn) ClientSpace() []byte {
 	if c.inEnd != open || c.frozen {
 		return nil

@@ -19,7 +19,6 @@ const (
 // answers are compared next.
 type comparer struct {
 	on     bool          // byte by byte
-	long   bool          // more than maxLine of the line is compared: no mask applies
 	line   [2][]byte     // by leg, at most maxLine; equal but for masked spans
 	waitBy time.Duration // on the lag clock: a difference waits for its line's end until then; 0: none
 }
@@ -76,7 +75,6 @@ func (c *Conn) equal(a, b []byte) {
 }
 
 func (m *comparer) newLine() {
-	m.long = false
 	m.line[0], m.line[1] = m.line[0][:0], m.line[1][:0]
 }
 
@@ -87,16 +85,10 @@ func (m *comparer) extend(a, b []byte) {
 	}
 	m.line[0] = append(m.line[0], a[:n]...)
 	m.line[1] = append(m.line[1], b[:n]...)
-	m.long = m.long || n < len(a)
 }
 
 // room returns how many bytes more of the line masks apply to.
-func (m *comparer) room() int {
-	if m.long {
-		return 0
-	}
-	return maxLine - len(m.line[0])
-}
+func (m *comparer) room() int { return maxLine - len(m.line[0]) }
 
 // trim gives memory back between two lines.
 func (m *comparer) trim() {

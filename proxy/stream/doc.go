@@ -28,6 +28,13 @@
 // sequence number and waits for Confirmed. That second outbox is what keeps
 // invariants I1 and I4 of docs/ARCHITECTURE.md.
 //
+// # Time
+//
+// What is held against a server (lag.suspect, lag.limit, fin_delay, the wait
+// for a line's end) counts on the lag clock, which stands still while the
+// client's window, or every leg's, is closed, and starts again after a Gap.
+// Nothing is held against anybody while a record is not confirmed.
+//
 // # Memory
 //
 // A connection holds at most 3 x Config.Buffer bytes (the client stream and

@@ -34,9 +34,12 @@ const (
 	LegRead
 	// LegUrgent: the byte that will be read next from leg Leg is urgent.
 	LegUrgent
-	// LegFIN: leg Leg's server has closed its direction, all was read.
+	// LegFIN: leg Leg's server has closed its direction, all was read. Comes
+	// after a LegAcked, if NeedsAck.
 	LegFIN
 	// LegRST: leg Leg's connection is gone, all that could be read was read.
+	// Comes after a LegAcked, if NeedsAck: what the server has not
+	// acknowledged by then it has missed.
 	LegRST
 	// LegWrote: N of the bytes that ToLeg(Leg) offered were written.
 	LegWrote
@@ -46,7 +49,9 @@ const (
 	// Confirmed: every record up to Seq is where it has to be.
 	Confirmed
 	// Refused: the Publish Seq asked to eject a server that must not be
-	// ejected (it is the last); its leg is to be kept.
+	// ejected (it is the last); its leg is to be kept. If there is none to
+	// keep (the server refused it), the client is reset. It also confirms
+	// every record before Seq.
 	Refused
 	// Verdict: a health probe, begun after the Probe action with Seq that asked
 	// for it, found leg Leg's server Up or not.
@@ -60,7 +65,8 @@ const (
 	// Freeze and Thaw: the operator stops and continues reading from clients.
 	Freeze
 	Thaw
-	// Gap: this process, or its clock, stood still. All timers restart.
+	// Gap: this process, or its clock, stood still. All timers restart. Comes
+	// before any other event whose Now is beyond the gap.
 	Gap
 )
 
@@ -112,13 +118,15 @@ const (
 	// has to be; then answer Confirmed with Seq. If Eject, the server of leg
 	// Leg has missed a byte: it has to be recorded as stale first, which may
 	// be answered by Refused instead. Nothing that depends on the record
-	// happens before the answer.
+	// happens before the answer. Right before Done it is the last news of a
+	// server that missed bytes, and the answer is nobody's.
 	Publish ActionType = iota
 	// Probe: check the health of all legs' servers now; answer Verdict each,
 	// with this Seq.
 	Probe
 	// SetLive: Live are the legs whose servers' acknowledgements bound what
-	// may be acknowledged to the client (invariant I1).
+	// may be acknowledged to the client (invariant I1): also those that are
+	// connecting, and those whose drop is not confirmed.
 	SetLive
 	// ShutdownClient: FIN to the client. Allowed to leave (I3).
 	ShutdownClient

@@ -21,7 +21,20 @@ import (
 //	what the core did about each
 //
 // `go test -run Scripts -rewrite` writes the answers anew: read the diff. The
-// commands are the methods of lab below; README.txt in testdata lists them.
+// commands are:
+//
+//	new KEY=VALUE...         a connection; keys as in Config, n, head, confirm=manual
+//	connect L, refused L     the handshake with server L
+//	client DATA, leg L DATA  bytes come in; "text", *N (a pattern) or *N:x
+//	fin|rst|urgent client|L
+//	write client|L [N]       N of the offered bytes, or all, are written
+//	drain [client|L]...      all that is offered is written, and acknowledged
+//	ack L N                  server L has acknowledged N bytes in all
+//	confirm|refuse [SEQ]     records (else confirmed by themselves; auto on|off)
+//	verdict L up|down [old]  of the last probe, or of the one before
+//	eject L REASON, alldown, freeze, thaw, gap
+//	tick +T, timer           time passes; timer: up to the deadline
+//	state, deadline, trim    print
 func TestScripts(t *testing.T) {
 	datadriven.Walk(t, "testdata/scripts", func(t *testing.T, path string) {
 		var l lab
@@ -46,7 +59,6 @@ type lab struct {
 	cfg  Config
 
 	manual  bool // records are confirmed by the script only
-	isLegs  [2]uint64
 	out     strings.Builder
 	offered string
 	bad     []string

@@ -164,8 +164,10 @@ func (c *conn) readLeg(l stream.Leg) bool {
 	case readBytes:
 		c.step(stream.Event{Type: stream.LegRead, Leg: l, N: n})
 	case readFIN:
+		c.learnAck(l) // whether it had everything decides what its end means
 		c.step(stream.Event{Type: stream.LegFIN, Leg: l})
 	case readRST:
+		c.learnAck(l)
 		c.step(stream.Event{Type: stream.LegRST, Leg: l})
 	}
 	return what != readNothing

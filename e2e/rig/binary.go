@@ -10,35 +10,43 @@ import (
 	"sync"
 )
 
-// built is the gateway that this process has built, if it has.
+// built is the gateway that this process has built, if it has. The file has no
+// name any more, so that nothing is left however this process ends.
 var built struct {
 	mu   sync.Mutex
-	dir  string
-	path string
+	file *os.File
 }
 
 // Binary finds the gateway's program: the file that the environment variable
 // STTCP_BIN names, or else one that is built from this module's sources, once
-// per process. Only Main removes that.
+// per process. That one exists as long as this process does.
 func Binary(ctx context.Context) (string, error) {
 	if path := os.Getenv("STTCP_BIN"); path != "" {
 		return filepath.Abs(path)
 	}
 	built.mu.Lock()
 	defer built.mu.Unlock()
-	if built.path != "" {
-		return built.path, nil
+	if built.file == nil {
+		var err error
+		if built.file, err = buildUnnamed(ctx); err != nil {
+			return "", fmt.Errorf("build gateway: %w", err)
+		}
 	}
+	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), built.file.Fd()), nil
+}
+
+// buildUnnamed builds the program, and removes its name.
+func buildUnnamed(ctx context.Context) (f *os.File, err error) {
 	dir, err := os.MkdirTemp("", "sttcp-bin-")
 	if err != nil {
-		return "", fmt.Errorf("build gateway: %w", err)
+		return nil, err
 	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	path := filepath.Join(dir, "sttcp")
 	if err := build(ctx, path); err != nil {
-		return "", errors.Join(fmt.Errorf("build gateway: %w", err), os.RemoveAll(dir))
+		return nil, err
 	}
-	built.dir, built.path = dir, path
-	return path, nil
+	return os.Open(path)
 }
 
 // orBuilt is path, or Binary when that is empty.
@@ -59,13 +67,4 @@ func build(ctx context.Context, path string) error {
 		return fmt.Errorf("%v: %w: %s", cmd, err, out)
 	}
 	return nil
-}
-
-func removeBuilt() {
-	built.mu.Lock()
-	defer built.mu.Unlock()
-	if built.dir != "" {
-		_ = os.RemoveAll(built.dir) // a temporary directory
-	}
-	built.dir, built.path = "", ""
 }

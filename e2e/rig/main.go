@@ -17,11 +17,9 @@ import (
 const serveEnv = "STTCP_RIG_SERVE"
 
 // Main runs a test package's tests: `os.Exit(rig.Main(m.Run))`. Before them
-// it lets this program be a test server if it was started as one; after them
-// it removes the gateway that was built.
+// it lets this program be a test server if it was started as one.
 func Main(run func() int) int {
 	MaybeServe()
-	defer removeBuilt()
 	return run()
 }
 

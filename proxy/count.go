@@ -11,11 +11,8 @@ type counters struct {
 	accepted, refused, acceptErrors atomic.Uint64
 	bytesIn, bytesOut               atomic.Uint64 // from and to clients
 	promoted, muted, diverged       atomic.Uint64
-	drops, ends                     [maxReasons]atomic.Uint64 // by reason
+	drops, ends                     [stream.Reasons]atomic.Uint64 // by reason
 }
 
 func (c *counters) dropped(why stream.Reason) { c.drops[why].Add(1) }
 func (c *counters) ended(why stream.Reason)   { c.ends[why].Add(1) }
-
-// maxReasons is more than there are stream.Reasons.
-const maxReasons = 32

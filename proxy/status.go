@@ -61,7 +61,7 @@ func (s *service) status() ServiceStatus {
 	st.BytesIn, st.BytesOut = n.bytesIn.Load(), n.bytesOut.Load()
 	st.Promoted, st.Muted, st.Diverged = n.promoted.Load(), n.muted.Load(), n.diverged.Load()
 	st.Dropped, st.Ended = map[string]uint64{}, map[string]uint64{}
-	for r := range stream.Reason(maxReasons) {
+	for r := range stream.Reason(stream.Reasons) {
 		if v := n.drops[r].Load(); v > 0 {
 			st.Dropped[r.String()] = v
 		}

@@ -5,7 +5,9 @@ import "time"
 // Leg numbers one of the connection's legs: 0 or 1.
 type Leg uint8
 
-func (l Leg) other() Leg { return 1 - l }
+func (l Leg) other() Leg {
+	return 1 - l
+}
 
 // EventType is the kind of an Event.
 type EventType uint8
@@ -107,7 +109,12 @@ const (
 var reasons = [...]string{"none", "refused", "closed-early", "dead", "lag", "diverged",
 	"ejected", "server-down", "operator", "idle", "server-reset", "client-reset", "no-server", "done"}
 
-func (r Reason) String() string { return reasons[r] }
+// Reasons is how many reasons there are.
+const Reasons = len(reasons)
+
+func (r Reason) String() string {
+	return reasons[r]
+}
 
 // ActionType is the kind of an Action.
 type ActionType uint8

@@ -320,9 +320,6 @@ func (s *service) health(server int, up bool, gen uint64, err error) {
 	}
 }
 
-// order takes an operator's word about a server.
-func (s *service) order(ev pool.Event) error { return s.event(ev) }
-
 // freeze stops, or thaws, reading from all clients.
 func (s *service) freeze(on bool) {
 	ev, what := pool.Event(pool.Thaw{}), stream.Thaw

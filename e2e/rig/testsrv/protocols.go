@@ -131,27 +131,6 @@ func parsePaced(line string) (what content.Content, over time.Duration, err erro
 // pace is how often sendPaced sends.
 const pace = 5 * time.Millisecond
 
-// sendPaced sends what a clock allows: at each moment the part of the stream
-// that is the elapsed part of the time.
-func sendPaced(w io.Writer, what content.Content, over time.Duration) error {
-	start, stream := time.Now(), what.Reader()
-	tick := time.NewTicker(pace)
-	defer tick.Stop()
-	for sent := int64(0); sent < what.Size; {
-		if due := allowed(what.Size, time.Since(start), over); due > sent {
-			n, err := io.CopyN(w, stream, due-sent)
-			if err != nil {
-				return err
-			}
-			sent += n
-		}
-		if sent < what.Size {
-			<-tick.C
-		}
-	}
-	return nil
-}
-
 // allowed is how many of size bytes may be sent after the elapsed time.
 func allowed(size int64, elapsed, over time.Duration) int64 {
 	if elapsed >= over {

@@ -1,6 +1,7 @@
 // Package testsrv is a server for tests with a few small protocols. They are
 // deterministic: two servers that got the same bytes answer with the same
-// bytes (but for Who, which is there to be different). All are line protocols;
+// bytes (but for Who, and Script where it is told to, which are there to be
+// different). All are line protocols;
 // a line ends with "\n" and has at most MaxLine bytes. A server closes when
 // its client has (its half of a half-closed connection last), and when a line
 // is wrong, after "error REASON".
@@ -42,6 +43,24 @@ const (
 	// End ends the connection: "fin BYTES" with a FIN after the content of
 	// that size and seed 0, "rst BYTES" with a reset after it.
 	End Proto = "end"
+	// Script does what the lines say, one after the other, well or ill. A line
+	// that begins with "@NAME " is for the server of that name only; so two
+	// servers that got the same bytes can be made to differ. Every command
+	// ends at a space or the line's end:
+	//
+	//	say WORD                  answers WORD and a newline
+	//	send BYTES DURATION SEED  answers as Paced does
+	//	text LINES DURATION SEED  answers Text, as evenly
+	//	recv BYTES                reads so many, answers their SHA-256
+	//	wait DURATION             neither reads nor writes so long
+	//	idle DURATION             from now on closes when no line comes so long
+	//	rate BYTES                from now on sends, and reads in recv, no
+	//	                          more per second
+	//	edit HOW OFFSET           makes one byte of the next stream wrong: see Edit
+	//	cut fin|rst|hang OFFSET   ends the next stream there, as end does
+	//	end fin|rst|hang          closes, resets, or does nothing any more
+	//	silent                    reads on and never answers any more
+	Script Proto = "script"
 	// HTTP serves the files below Root, each connection with up to Rate
 	// bytes per second.
 	HTTP Proto = "http"
@@ -55,7 +74,7 @@ type Spec struct {
 	Proto Proto
 	// Port is listened on with IPv4 and IPv6, on all addresses.
 	Port uint16
-	// Name is what Who answers with.
+	// Name is what Who answers with, and what Script answers to.
 	Name string
 	// Root is the directory of HTTP.
 	Root string
@@ -74,7 +93,7 @@ type Server struct {
 type handler func(*Server, *bufio.Reader, *net.TCPConn) error
 
 var handlers = map[Proto]handler{
-	Echo: echo, Banner: banner, Count: count, Paced: paced, Sink: sink, Who: who, End: end,
+	Echo: echo, Banner: banner, Count: count, Paced: paced, Sink: sink, Who: who, End: end, Script: script,
 }
 
 // Run listens as spec says and serves until ctx ends.

@@ -314,8 +314,14 @@ func (s *service) health(server int, up bool, gen uint64, err error) {
 		s.expect(s.event(pool.HealthUp{Server: server, Gen: gen}))
 		return
 	}
-	s.expect(s.event(pool.HealthDown{Server: server, Gen: gen, Reason: fmt.Sprintf("health check failed: %v", err)}))
-	if !s.cfg.Stateful {
+	var lost bool // by this verdict, which may be an old one
+	s.expect(s.update(func(p *pool.Pool) error {
+		was := p.Servers()[server].Healthy
+		err := p.Step(pool.HealthDown{Server: server, Gen: gen, Reason: fmt.Sprintf("health check failed: %v", err)})
+		lost = was && !p.Servers()[server].Healthy
+		return err
+	}))
+	if lost && !s.cfg.Stateful {
 		s.dropLegs(server, stream.ReasonDown)
 	}
 }

@@ -61,6 +61,9 @@ const (
 	//	end fin|rst|hang          closes, resets, or does nothing any more
 	//	silent                    reads on and never answers any more
 	Script Proto = "script"
+	// Urgent answers each urgent byte C, that came at offset N, with "N " and C
+	// as urgent data, and the client's FIN with "end N".
+	Urgent Proto = "urgent"
 	// HTTP serves the files below Root, each connection with up to Rate
 	// bytes per second.
 	HTTP Proto = "http"
@@ -80,6 +83,9 @@ type Spec struct {
 	Root string
 	// Rate limits HTTP, in bytes per second per connection; 0 is no limit.
 	Rate int64
+	// Record is a directory for what each connection brings: see Records.
+	// Empty: nothing is recorded. HTTP and Urgent do not record.
+	Record string
 }
 
 // Server is a running server.
@@ -93,7 +99,7 @@ type Server struct {
 type handler func(*Server, *bufio.Reader, *net.TCPConn) error
 
 var handlers = map[Proto]handler{
-	Echo: echo, Banner: banner, Count: count, Paced: paced, Sink: sink, Who: who, End: end, Script: script,
+	Echo: echo, Banner: banner, Count: count, Paced: paced, Sink: sink, Who: who, End: end, Urgent: urgent, Script: script,
 }
 
 // Run listens as spec says and serves until ctx ends.
@@ -125,7 +131,7 @@ func Serve(ctx context.Context, ln net.Listener, spec Spec) error {
 	}
 	s := &Server{spec: spec}
 	defer s.conns.Wait()
-	for {
+	for number := 1; ; number++ {
 		c, err := ln.Accept()
 		if ctx.Err() != nil {
 			return nil
@@ -133,16 +139,16 @@ func Serve(ctx context.Context, ln net.Listener, spec Spec) error {
 		if err != nil {
 			return fmt.Errorf("serve %s: %w", spec.Proto, err)
 		}
-		s.conns.Go(func() { s.serveConn(ctx, h, c.(*net.TCPConn)) })
+		s.conns.Go(func() { s.serveConn(ctx, h, number, c.(*net.TCPConn)) })
 	}
 }
 
-func (s *Server) serveConn(ctx context.Context, h handler, c *net.TCPConn) {
+func (s *Server) serveConn(ctx context.Context, h handler, number int, c *net.TCPConn) {
 	defer c.Close()
 	defer context.AfterFunc(ctx, func() { c.Close() })()
 	log := slog.With("proto", s.spec.Proto, "peer", c.RemoteAddr())
 	log.Info("accepted")
-	err := h(s, bufio.NewReaderSize(c, MaxLine), c)
+	err := s.handle(h, number, c)
 	if err != nil && ctx.Err() == nil {
 		log.Warn("ended", "error", err)
 		return

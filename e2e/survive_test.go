@@ -45,6 +45,20 @@ var scenarios = []string{
 	"redis      link  backup   ipv4  source-client  vip     stateful   offload     bbr  ",
 }
 
+// more is what else may happen to a server, or be the matter with the network
+// of the client: one scenario for each.
+var more = []string{
+	"download200  kill  primary  ipv4  source-vip     vip     stateful   offload  cubic",
+	"keepalive  hang    primary  ipv4  source-vip     vip     stateful   offload  bbr  ",
+	"redis      hang    backup   ipv6  source-client  routed  stateless  offload  cubic",
+	"redis      power   primary  ipv4  source-client  vip     stateful   offload  cubic",
+	"download   silent  primary  ipv6  source-client  vip     stateless  offload  bbr  ",
+	"keepalive  nic     backup   ipv6  source-vip     vip     stateful   offload  bbr  ",
+	"download   kill    primary  ipv4  source-client  routed  stateful   offload  bbr  lossy",
+	"redis      kill    primary  ipv6  source-vip     vip     stateful   offload  cubic  far",
+	"redis      link    primary  ipv4  source-vip     routed  stateless  offload  bbr  lossy far",
+}
+
 // setting is one value of each dimension.
 type setting []string
 
@@ -53,8 +67,8 @@ func (s setting) has(value string) bool { return slices.Contains(s, value) }
 // String is the name of the scenario's test.
 func (s setting) String() string { return strings.Join(s, "_") }
 
-func settings() (list []setting) {
-	for _, line := range scenarios {
+func settings(lines []string) (list []setting) {
+	for _, line := range lines {
 		list = append(list, strings.Fields(line))
 	}
 	return list
@@ -82,7 +96,7 @@ func product() (list []setting) {
 
 func TestScenariosCoverPairs(t *testing.T) {
 	seen := map[string]bool{}
-	for _, s := range settings() {
+	for _, s := range settings(scenarios) {
 		if len(s) != len(dims) {
 			t.Fatalf("%v: %d values, want %d", s, len(s), len(dims))
 		}
@@ -140,7 +154,7 @@ type load interface {
 func (s setting) load() load {
 	switch s[0] {
 	case "keepalive":
-		return &keepAlive{}
+		return &keepAlive{sees: s.seen}
 	case "download":
 		return &download{size: 40 << 20, rate: "10m"}
 	case "download200":
@@ -153,12 +167,11 @@ func (s setting) load() load {
 // when one of its two servers dies or vanishes in the middle.
 func TestSurvive(t *testing.T) {
 	r := newRand(t)
-	list := settings()
+	list := settings(scenarios)
 	if full() {
 		list = product()
 	}
-	big := strings.Fields("download200 kill primary ipv4 source-vip vip stateful offload cubic")
-	for _, s := range append(list, big) {
+	for _, s := range append(list, settings(more)...) {
 		share := r.Float64()
 		t.Run(s.String(), func(t *testing.T) {
 			t.Parallel()
@@ -173,6 +186,7 @@ func survive(t *testing.T, s setting, share float64) {
 	w.serve(ld.serve)
 	w.routes(s)
 	w.start(rig.Config{Services: []rig.Service{s.service(w, ld)}})
+	s.network(w)
 	wire := labtest.Capture(t, w.lab.Host(client).Capture)
 
 	to := netip.AddrPortFrom(s.address(w), ld.port())
@@ -204,7 +218,7 @@ func survive(t *testing.T, s setting, share float64) {
 func (s setting) ipv6() bool { return s.has("ipv6") }
 
 func (s setting) options() lab.Options {
-	return lab.Options{NoOffloads: s.has("no-offload"), CongestionControl: s[len(s)-1]}
+	return lab.Options{NoOffloads: s.has("no-offload"), CongestionControl: s[8]}
 }
 
 // service is the service's configuration.
@@ -222,6 +236,14 @@ func (s setting) service(w *world, ld load) rig.Service {
 	}
 	svc.Extra += ld.extra()
 	return svc
+}
+
+// seen is the address of a client that its servers see.
+func (s setting) seen(c *rig.Conn) netip.Addr {
+	if s.has("source-client") {
+		return c.Local().Addr()
+	}
+	return vip(s.ipv6())
 }
 
 // address is what clients connect to: the virtual IP, or the address of the
@@ -253,14 +275,40 @@ func (s setting) roles(primary string) (victim, survivor string) {
 	return other(primary), primary
 }
 
-// strike breaks the victim.
+// network makes the client's way a bad one.
+func (s setting) network(w *world) {
+	w.Helper()
+	link := w.lab.Host(client).Link
+	if s.has("lossy") {
+		for _, dir := range []lab.Dir{lab.In, lab.Out} {
+			labtest.Inject(w.T)(link.Loss(dir, 1))
+		}
+	}
+	if s.has("far") {
+		labtest.Inject(w.T)(link.Delay(10*time.Millisecond, 10*time.Millisecond))
+	}
+}
+
+// strike breaks the victim: its program is killed, hangs (its kernel does
+// not), its cable is pulled, its network card set down, all is lost on its
+// cable, or its power is cut.
 func (s setting) strike(w *world, victim string) {
 	w.Helper()
-	if s.has("kill") {
-		w.no(w.servers[victim].KillGroup9())
-		return
+	server, host := w.servers[victim], w.lab.Host(victim)
+	switch s[1] {
+	case "kill":
+		w.no(server.KillGroup9())
+	case "hang":
+		w.no(server.Stop())
+	case "link":
+		labtest.Inject(w.T)(host.LinkDown())
+	case "nic":
+		labtest.Inject(w.T)(host.NICDown())
+	case "silent":
+		labtest.Inject(w.T)(host.Isolate())
+	case "power":
+		labtest.Inject(w.T)(host.PowerOff())
 	}
-	labtest.Inject(w.T)(w.lab.Host(victim).LinkDown())
 }
 
 // lost returns nil if the gateway has counted so many lost legs.
@@ -278,10 +326,13 @@ func (w *world) lost(want uint64) error {
 
 // reasons are those for which a leg may be lost to a fault. The health check
 // may come first, and a close at the very offset of the other leg is judged by
-// it.
+// it; but a server that hangs is well for a check that only connects.
 func (s setting) reasons() []string {
 	reasons := []string{"dead", "lag"}
-	if s.has("kill") {
+	switch s[1] {
+	case "hang":
+		return []string{"lag"}
+	case "kill":
 		reasons = []string{"closed-early", "dead"}
 	}
 	if s.has("stateless") {
@@ -311,8 +362,7 @@ func (s setting) checkStatus(w *world, victim string) {
 	if s.has("stateless") {
 		dead = "down"
 	}
-	want := map[string]string{victim: dead, other(victim): "up"}
-	w.waitStates(fmt.Sprintf("s1 %s, s2 %s", want["s1"], want["s2"]))
+	w.waitStates(twoStates(victim, dead))
 }
 
 // checkLog wants the gateway to have said what happened.

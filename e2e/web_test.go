@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -17,8 +18,10 @@ const masks = `compare: {mode: exact, mask: ['(?m)^Date: [^\r\n]*', '(?m)^X-Serv
 // keepAlive asks nginx many small things, one after the other on one
 // connection. Each answer has the number that was asked for and the number
 // that the server gives the request: a request that is lost, or reaches a
-// server twice, shows in all that follow.
+// server twice, shows in all that follow. It also has whom the server sees.
 type keepAlive struct {
+	sees func(*rig.Conn) netip.Addr // constant
+
 	mu     sync.Mutex
 	server string // who answered last
 }
@@ -29,7 +32,7 @@ func (k *keepAlive) serve(w *world, host string) (*rig.Server, error) {
 		return nil, err
 	}
 	return rig.StartNginx(w.ctx, w.lab, host, rig.Nginx{Site: site, Extra: fmt.Sprintf(
-		`location /n { add_header X-Server %s; return 200 "$arg_i $connection_requests\n"; }`, host)})
+		`location /n { add_header X-Server %s; return 200 "$arg_i $connection_requests $remote_addr\n"; }`, host)})
 }
 
 func (k *keepAlive) port() uint16  { return 80 }
@@ -47,7 +50,7 @@ func (k *keepAlive) talk(c *rig.Conn, p *progress) error {
 		if err != nil {
 			return fmt.Errorf("request %d: %w", i, err)
 		}
-		if want := fmt.Sprintf("%d %d\n", i, i); resp.Status != 200 || string(resp.Body) != want {
+		if want := fmt.Sprintf("%d %d %v\n", i, i, k.sees(c)); resp.Status != 200 || string(resp.Body) != want {
 			return fmt.Errorf("request %d: %d %q, want %q", i, resp.Status, resp.Body, want)
 		}
 		k.note(resp.Header.Get("X-Server"))

@@ -3,6 +3,7 @@ package proxy
 import (
 	"io"
 	"net"
+	"sync"
 	"testing"
 
 	"sttcp/configs"
@@ -93,5 +94,41 @@ func BenchmarkRequest(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkRequests is BenchmarkRequest over 32 connections at a time.
+func BenchmarkRequests(b *testing.B) {
+	for name, change := range map[string]func(*configs.Service){
+		"one-leg":  benchService(1, configs.CompareOff),
+		"two-legs": benchService(2, configs.CompareExact),
+	} {
+		b.Run(name, func(b *testing.B) {
+			r := newRig(b, change, echo)
+			var conns [32]*net.TCPConn
+			for i := range conns {
+				conns[i] = r.dial()
+				write(b, conns[i], "x")
+				read(b, conns[i], 1)
+			}
+			b.ResetTimer()
+			var wg sync.WaitGroup
+			for i, c := range conns {
+				wg.Go(func() { requests(b, c, b.N/len(conns)+min(1, max(0, b.N%len(conns)-i))) })
+			}
+			wg.Wait()
+		})
+	}
+}
+
+// requests sends n requests over c, one after the other.
+func requests(b *testing.B, c net.Conn, n int) {
+	buf := make([]byte, 64)
+	for range n {
+		_, _ = c.Write(buf)
+		if _, err := io.ReadFull(c, buf); err != nil {
+			b.Error(err)
+			return
+		}
 	}
 }

@@ -31,6 +31,9 @@ func (e Events) Writable() bool { return e&(unix.EPOLLOUT|unix.EPOLLHUP|unix.EPO
 // Ended reports that the peer's direction, or all of it, has ended.
 func (e Events) Ended() bool { return e&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 }
 
+// Failed reports that the connection is gone: reset, timed out, refused.
+func (e Events) Failed() bool { return e&unix.EPOLLERR != 0 }
+
 // Urgent reports that there is urgent data.
 func (e Events) Urgent() bool { return e&unix.EPOLLPRI != 0 }
 
@@ -60,9 +63,11 @@ type Loop struct {
 	closing atomic.Bool
 	done    chan struct{}
 
+	// Guarded by mu.
 	mu     sync.Mutex
 	posted []func()
 	spare  []func()
+	ended  bool // nothing posted now is ever called, and wakefd may be anybody's
 }
 
 type socket struct {
@@ -127,35 +132,45 @@ func (l *Loop) Forget(fd int) {
 	}
 }
 
-// Post has f called by the loop's goroutine, in the order of Posts. It may be
-// called from any goroutine; after Close f is not called.
-func (l *Loop) Post(f func()) {
+// Post has f called by the loop's goroutine, in the order of Posts, and reports
+// whether it will be: not after the loop has ended. For any goroutine.
+func (l *Loop) Post(f func()) bool {
 	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ended {
+		return false
+	}
 	l.posted = append(l.posted, f)
-	first := len(l.posted) == 1
-	l.mu.Unlock()
-	if first {
+	if len(l.posted) == 1 {
 		l.wake()
 	}
+	return true
 }
 
+// wake has Run look up. mu is held, lest wakefd be closed meanwhile and its
+// number be another file's, which would get the eight bytes.
 func (l *Loop) wake() {
 	one := [8]byte{1}
 	_, _ = unix.Write(l.wakefd, one[:]) // fails only when a wake-up is pending already
 }
 
-// Close ends Run and waits for that. The sockets are their owners' to close.
+// Close ends Run, which must have been called, and waits for that. What was
+// posted before is still called. The sockets are their owners' to close. For
+// any goroutine but the loop's.
 func (l *Loop) Close() {
-	if !l.closing.Swap(true) {
+	l.closing.Store(true)
+	l.mu.Lock()
+	if !l.ended {
 		l.wake()
 	}
+	l.mu.Unlock()
 	<-l.done
 }
 
 // Run runs the loop until Close.
 func (l *Loop) Run() error {
 	defer close(l.done)
-	defer l.release()
+	defer l.end()
 	l.now = time.Since(l.start)
 	for !l.closing.Load() {
 		n, err := unix.EpollWait(l.epfd, l.events[:], l.timeout())
@@ -165,6 +180,15 @@ func (l *Loop) Run() error {
 		l.turn(max(n, 0))
 	}
 	return nil
+}
+
+// end calls what was posted, once more, and refuses what comes later.
+func (l *Loop) end() {
+	l.mu.Lock()
+	l.ended = true
+	l.mu.Unlock()
+	l.runPosted()
+	l.release()
 }
 
 // turn handles n events, then what was posted, then the timers that are due:

@@ -236,3 +236,71 @@ func TestGapIsSaidBeforeAnythingElse(t *testing.T) {
 		t.Errorf("a turn without a gap told %v", told)
 	}
 }
+
+// Who waits for a posted function must not wait for ever for a loop that ends.
+func TestPostAroundClose(t *testing.T) {
+	l, err := New(time.Now(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocked, goOn := make(chan struct{}), make(chan struct{})
+	var called atomic.Int32
+	l.Post(func() {
+		close(blocked)
+		<-goOn
+		if l.Post(func() { called.Add(1) }) { // Close is under way, Run not over
+			called.Add(10)
+		}
+	})
+	go func() { _ = l.Run() }()
+	<-blocked
+	closed := make(chan struct{})
+	go func() { l.Close(); close(closed) }()
+	for !l.closing.Load() {
+		time.Sleep(time.Millisecond)
+	}
+	close(goOn)
+	wait(t, closed, "the loop to close")
+	if n := called.Load(); n != 11 {
+		t.Errorf("a function posted to a loop about to end: %d, not accepted and called", n)
+	}
+	if l.Post(func() { t.Error("called after the end") }) {
+		t.Error("a loop that has ended promised to call")
+	}
+	l.Close() // twice is nothing
+}
+
+// The wake-up descriptor's number is somebody else's once the loop has ended.
+func TestNothingIsWrittenAfterTheEnd(t *testing.T) {
+	l, err := New(time.Now(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = l.Run() }()
+	wakefd := l.wakefd
+	l.Close()
+	peer, mine := pair(t) // one of them has the number, most likely
+	switch wakefd {
+	case mine:
+	case peer:
+		peer = mine
+	default:
+		if err := unix.Dup3(mine, wakefd, unix.O_CLOEXEC); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = unix.Close(wakefd) }()
+	}
+	l.Post(func() {})
+	l.Close()
+	if n, err := unix.Read(peer, make([]byte, 8)); err != unix.EAGAIN {
+		t.Errorf("the next owner of the descriptor was written to: %d bytes, %v", n, err)
+	}
+}
+
+func TestFailedSocket(t *testing.T) {
+	for e, want := range map[Events]bool{unix.EPOLLERR | unix.EPOLLHUP: true, unix.EPOLLHUP | unix.EPOLLRDHUP: false} {
+		if e.Failed() != want || !e.Ended() || !e.Readable() {
+			t.Errorf("events %#x: failed %v, ended %v, readable %v", e, e.Failed(), e.Ended(), e.Readable())
+		}
+	}
+}

@@ -37,7 +37,7 @@ var slow = []misdeed{
 // dying are ends of a whole process, with its queues full and empty, and a
 // program that is stopped.
 var dying = []misdeed{
-	{name: "killed, queues full, download", who: either, says: "send 16000000 0s 1", gets: beginning(16000000),
+	{name: "killed, queues full, download", who: either, says: "send 60000000 0s 1", gets: beginning(60000000),
 		at: 1 << 20, stall: true, strike: kill9, drops: []string{"closed-early", "dead"}},
 	{name: "killed, queues full, upload", who: either, says: "wait 2s\nrecv 30000000", up: 30000000, gets: hashed,
 		at: 1 << 20, stall: true, strike: kill9, drops: []string{"closed-early", "dead"}},
@@ -114,8 +114,13 @@ func wrongBytes() (list []misdeed) {
 		}
 		off, stays := row("off", "compare: {mode: off}"), row("off stays", "compare: {mode: off}")
 		stays.says += "\nwait 3s\nsay bye" // longer than lag.limit
-		stays.gets = func(p *play) io.Reader { return io.MultiReader(p.answerOf(p.primary, edit), strings.NewReader("bye\n")) }
-		list = append(list, mute, eject, reset, length, off, stays)
+		stays.gets = func(p *play) io.Reader {
+			return io.MultiReader(p.answerOf(p.primary, edit), strings.NewReader("bye\n"))
+		}
+		list = append(list, mute, eject, reset, length)
+		if edit == "flip" {
+			list = append(list, off, stays)
+		}
 	}
 	return list
 }

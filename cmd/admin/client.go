@@ -74,6 +74,13 @@ func (c *Client) Servers(ctx context.Context) ([]ServerStatus, error) {
 	return out.Servers, err
 }
 
+// Connections asks for the open connections.
+func (c *Client) Connections(ctx context.Context) (Connections, error) {
+	var out Connections
+	err := c.do(ctx, "GET", "/v1/connections", nil, &out)
+	return out, err
+}
+
 // Server gives an order about a server and returns what became of it. An order
 // that is refused is an *Error.
 func (c *Client) Server(ctx context.Context, o ServerOrder) ([]ServerStatus, error) {

@@ -25,6 +25,9 @@ func TestClientRoundTrip(t *testing.T) {
 	if got, err := c.Servers(ctx); err != nil || !reflect.DeepEqual(got, f.Servers()) {
 		t.Errorf("servers %+v, %v", got, err)
 	}
+	if got, err := c.Connections(ctx); err != nil || !reflect.DeepEqual(got, f.Connections(maxConnections)) {
+		t.Errorf("connections %+v, %v", got, err)
+	}
 	got, err := c.Server(ctx, ServerOrder{Name: "s2", Op: OpDrain})
 	if err != nil || len(got) != 1 || got[0].Name != "s2" || got[0].State != "drain" {
 		t.Errorf("drain s2: %+v, %v", got, err)

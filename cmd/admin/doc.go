@@ -3,6 +3,7 @@
 //
 //	GET  /v1/status   Status
 //	GET  /v1/servers  Servers
+//	GET  /v1/connections Connections
 //	POST /v1/server   ServerOrder  -> Servers, those that the order was about
 //	POST /v1/service  ServiceOrder -> {}
 //

@@ -66,6 +66,13 @@ func (f *fake) list() []ServerStatus {
 	return out
 }
 
+func (f *fake) Connections(most int) Connections {
+	return Connections{More: most, Connections: []ConnStatus{{
+		Service: "web", ID: 7, Client: "10.8.0.10:5000", Address: "10.9.0.100:80", Primary: "s1", In: 1, Out: 2,
+		ClientFIN: true, Legs: []LegStatus{{Server: "s1", State: "live", Acked: 1, Sent: 1, Read: 2, Owes: true}},
+	}}}
+}
+
 func (f *fake) DrainServer(name string) error { return f.set(name, "drain") }
 
 func (f *fake) MaintServer(name string) error { return f.set(name, "maint") }

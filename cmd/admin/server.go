@@ -25,6 +25,9 @@ var ErrUnknown = errors.New("not configured")
 type Backend interface {
 	Status() Status
 	Servers() []ServerStatus
+	// Connections are up to so many open connections, and how many more
+	// there are.
+	Connections(most int) Connections
 	DrainServer(name string) error
 	MaintServer(name string) error
 	// ReadyServer brings a server back; with reset, connections that have no
@@ -59,6 +62,9 @@ const (
 	maxBody   = 4 << 10
 	maxHeader = 16 << 10
 )
+
+// maxConnections is how many connections an answer lists at most.
+const maxConnections = 10_000
 
 // Serve begins to serve b. A Unix socket is made with mode 0600, its directory
 // with 0700 if it is missing; the socket file of a dead process is replaced.
@@ -117,10 +123,11 @@ func (s *Server) handler(token bool) http.Handler {
 	mux := http.NewServeMux()
 	s.route(mux, "GET", "/v1/status", s.status)
 	s.route(mux, "GET", "/v1/servers", s.servers)
+	s.route(mux, "GET", "/v1/connections", s.connections)
 	s.route(mux, "POST", "/v1/server", s.serverOrder)
 	s.route(mux, "POST", "/v1/service", s.serviceOrder)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		s.answer(w, nil, refuse(http.StatusNotFound, "no %s here; this version has /v1/status, /v1/servers, /v1/server and /v1/service", r.URL.Path))
+		s.answer(w, nil, refuse(http.StatusNotFound, "no %s here; this version has /v1/status, /v1/servers, /v1/connections, /v1/server and /v1/service", r.URL.Path))
 	})
 	if !token {
 		return mux
@@ -205,6 +212,15 @@ func (s *Server) status(*http.Request) (any, error) {
 
 func (s *Server) servers(*http.Request) (any, error) {
 	return Servers{list(s.backend.Servers())}, nil
+}
+
+func (s *Server) connections(*http.Request) (any, error) {
+	out := s.backend.Connections(maxConnections)
+	out.Connections = list(out.Connections)
+	for i := range out.Connections {
+		out.Connections[i].Legs = list(out.Connections[i].Legs)
+	}
+	return out, nil
 }
 
 // serverOrder carries out POST /v1/server. The answer is read after the order

@@ -48,6 +48,8 @@ func TestEndpoints(t *testing.T) {
 	}{
 		{"GET", "/v1/status", "", 200, `"node":"g1"`},
 		{"GET", "/v1/servers", "", 200, `{"servers":[{"service":"web","name":"s1",`},
+		{"GET", "/v1/connections", "", 200, `{"connections":[{"service":"web","id":7,`},
+		{"POST", "/v1/connections", "", 405, `/v1/connections needs GET`},
 		{"POST", "/v1/server", `{"name":"s2","op":"drain"}`, 200, `{"servers":[{"service":"web","name":"s2","address":"10.9.0.12","state":"drain"`},
 		{"POST", "/v1/server", `{"name":"s2","op":"maint"}`, 200, `"state":"maint"`},
 		{"POST", "/v1/server", `{"name":"s1","op":"ready"}`, 409, `{"error":"make server s1 of service web ready: the service is not frozen"}`},
@@ -143,10 +145,13 @@ func (empty) Status() Status {
 	return Status{VirtualIPs: make([]VirtualIP, 1), Services: make([]ServiceStatus, 1)}
 }
 func (empty) Servers() []ServerStatus { return nil }
+func (empty) Connections(int) Connections {
+	return Connections{Connections: make([]ConnStatus, 1)}
+}
 
 func TestListsAreNeverNull(t *testing.T) {
 	sock := serveUnix(t, empty{})
-	for _, path := range []string{"/v1/status", "/v1/servers"} {
+	for _, path := range []string{"/v1/status", "/v1/servers", "/v1/connections"} {
 		if _, answer := get(t, sock, "GET", path, ""); strings.Contains(answer, "null") {
 			t.Errorf("%s: null in %s", path, answer)
 		}

@@ -60,6 +60,44 @@ type ServerStatus struct {
 	Primaries int       `json:"primaries"`
 }
 
+// ConnStatus is one open connection. It has the fields of proxy.ConnStatus, in
+// its order. Offsets count bytes of the client's stream (in, acked, sent) or
+// of the answer (out, read).
+type ConnStatus struct {
+	Service   string `json:"service"`
+	ID        uint64 `json:"id"` // unique in its service while the process lives
+	Client    string `json:"client"`
+	Address   string `json:"address"` // what the client connected to
+	Primary   string `json:"primary"` // the server whose answer counts when they differ
+	In        uint64 `json:"in"`      // read from the client
+	Out       uint64 `json:"out"`     // handed to the client's socket
+	ClientFIN bool   `json:"client_fin"`
+	ServerFIN bool   `json:"server_fin"`
+	Blocked   bool   `json:"blocked"` // the client takes no more of what it is to get
+	Frozen    bool   `json:"frozen"`
+
+	Legs []LegStatus `json:"legs"`
+}
+
+// LegStatus is one leg of a connection.
+type LegStatus struct {
+	Server  string `json:"server"`
+	State   string `json:"state"`   // connecting, live, muted, leaving, absent
+	Acked   uint64 `json:"acked"`   // by the server, as last learned
+	Sent    uint64 `json:"sent"`    // handed to the leg's socket
+	Read    uint64 `json:"read"`    // of its answer
+	Blocked bool   `json:"blocked"` // the server takes no more
+	Closed  bool   `json:"closed"`  // the server has sent FIN or RST
+	Owes    bool   `json:"owes"`    // it is behind the other leg
+}
+
+// Connections are open connections by service and age. There are More than
+// those listed.
+type Connections struct {
+	Connections []ConnStatus `json:"connections"`
+	More        int          `json:"more"`
+}
+
 // Servers is the list of servers, in the order of the configuration.
 type Servers struct {
 	Servers []ServerStatus `json:"servers"`

@@ -91,7 +91,7 @@ func isNewline(r rune) bool { return r == '\n' || r == '\r' }
 // all: an unknown command is a clearer answer than one that does nothing.
 func (a *app) root() *cobra.Command {
 	root := group("sttcp", "ST-TCP gateway: TCP connections that survive the death of their server",
-		a.runCmd(), a.checkCmd(), a.doctorCmd(), a.statusCmd(), a.serversCmd(),
+		a.runCmd(), a.checkCmd(), a.doctorCmd(), a.statusCmd(), a.serversCmd(), a.connectionsCmd(),
 		a.serverCmd(), a.serviceCmd(), a.demoCmd(), a.versionCmd())
 	root.Version = versionLine()
 	root.SetVersionTemplate("{{.Version}}\n")

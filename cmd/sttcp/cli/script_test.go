@@ -115,6 +115,17 @@ func (madeUp) Servers() []admin.ServerStatus {
 	}
 }
 
+func (madeUp) Connections(int) admin.Connections {
+	return admin.Connections{More: 2, Connections: []admin.ConnStatus{
+		{Service: "web", ID: 1, Client: "10.8.0.10:5000", Address: "10.9.0.100:80", Primary: "s2", In: 10, Out: 20,
+			ClientFIN: true, Blocked: true, Legs: []admin.LegStatus{
+				{Server: "s1", State: "live", Acked: 10, Sent: 10, Read: 19, Owes: true, Closed: true},
+				{Server: "s2", State: "live", Acked: 10, Sent: 10, Read: 20}}},
+		{Service: "web", ID: 2, Client: "10.8.0.10:5001", Address: "10.9.0.100:80", Primary: "s1",
+			Legs: []admin.LegStatus{{Server: "s1", State: "live"}, {Server: "s2", State: "absent"}}},
+	}}
+}
+
 func (madeUp) DrainServer(name string) error { return fmt.Errorf("drain %s\nthe last server", name) }
 func (madeUp) MaintServer(string) error      { return nil }
 func (madeUp) Freeze(name string, _ bool) error {

@@ -40,6 +40,11 @@ func servers(c *admin.Client, ctx context.Context) (admin.Servers, error) {
 	return admin.Servers{Servers: list}, err
 }
 
+func (a *app) connectionsCmd() *cobra.Command {
+	return showCmd(a, view[admin.Connections]{
+		"connections", "Show the open connections and how far each has come", (*admin.Client).Connections, printConnections})
+}
+
 // showCmd is a command that shows v, once or with --watch.
 func showCmd[T any](a *app, v view[T]) *cobra.Command {
 	cmd := &cobra.Command{Use: v.use, Short: v.short, Args: exactly()}

@@ -3,6 +3,8 @@ package cli
 import (
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -58,6 +60,55 @@ func printServers(w io.Writer, s admin.Servers) error {
 	p := &page{w: w}
 	p.table(serverRows(s.Servers))
 	return p.err
+}
+
+// printConnections gives each leg a line, below its connection's.
+func printConnections(w io.Writer, c admin.Connections) error {
+	p := &page{w: w}
+	rows := [][]string{{"SERVICE", "CLIENT", "ADDRESS", "IN", "OUT", "STATE", "SERVER", "LEG", "ACKED", "READ"}}
+	for _, v := range c.Connections {
+		row := []string{v.Service, v.Client, v.Address, fmt.Sprint(v.In), fmt.Sprint(v.Out), connState(v)}
+		for _, l := range v.Legs {
+			rows = append(rows, append(row, l.Server, legState(v, l), fmt.Sprint(l.Acked), fmt.Sprint(l.Read)))
+			row = []string{"", "", "", "", "", ""}
+		}
+	}
+	p.table(rows)
+	if c.More > 0 {
+		p.printf("and %d more\n", c.More)
+	}
+	return p.err
+}
+
+// connState says what is special about a connection, in one word each.
+func connState(v admin.ConnStatus) string {
+	return words("open", map[string]bool{
+		"client-closed": v.ClientFIN, "servers-closed": v.ServerFIN, "client-slow": v.Blocked, "frozen": v.Frozen})
+}
+
+func legState(v admin.ConnStatus, l admin.LegStatus) string {
+	role := ""
+	if l.Server == v.Primary {
+		role = "primary,"
+	}
+	return role + l.State + words("", map[string]bool{",slow": l.Blocked, ",closed": l.Closed, ",owes": l.Owes})
+}
+
+// words are those that apply, in alphabetical order, or else the usual.
+func words(usual string, which map[string]bool) string {
+	var out []string
+	for _, w := range slices.Sorted(maps.Keys(which)) {
+		if which[w] {
+			out = append(out, w)
+		}
+	}
+	if out == nil {
+		return usual
+	}
+	if usual == "" {
+		return strings.Join(out, "")
+	}
+	return strings.Join(out, ",")
 }
 
 // vipRows are the virtual IPs. A lease of 0 is that of a node alone.

@@ -82,6 +82,23 @@ func (b *backend) Servers() []admin.ServerStatus {
 	return out
 }
 
+// Connections are up to so many open connections.
+func (b *backend) Connections(most int) admin.Connections {
+	list, more := b.proxy.Connections(most)
+	out := admin.Connections{More: more}
+	for _, c := range list {
+		v := admin.ConnStatus{
+			Service: c.Service, ID: c.ID, Client: c.Client, Address: c.Address, Primary: c.Primary,
+			In: c.In, Out: c.Out, ClientFIN: c.ClientFIN, ServerFIN: c.ServerFIN, Blocked: c.Blocked, Frozen: c.Frozen,
+		}
+		for _, l := range c.Legs {
+			v.Legs = append(v.Legs, admin.LegStatus(l))
+		}
+		out.Connections = append(out.Connections, v)
+	}
+	return out
+}
+
 // DrainServer has no more connections go to a server.
 func (b *backend) DrainServer(name string) error { return known(b.proxy.DrainServer(name)) }
 

@@ -87,6 +87,12 @@ func (p *fakeProxy) Servers() []proxy.ServerStatus {
 	return []proxy.ServerStatus{{Service: "web", Name: "s1", Address: "10.9.0.11", State: "up", Since: time.Unix(1, 0), Healthy: true, Legs: 5, Primaries: 4}}
 }
 
+func (p *fakeProxy) Connections(most int) ([]proxy.ConnStatus, int) {
+	return []proxy.ConnStatus{{Service: "web", ID: 1, Client: "c", Address: "a", Primary: "s1", In: 2, Out: 3,
+		ClientFIN: true, ServerFIN: true, Blocked: true, Frozen: true,
+		Legs: []proxy.LegStatus{{Server: "s1", State: "live", Acked: 4, Sent: 5, Read: 6, Blocked: true, Closed: true, Owes: true}}}}, most
+}
+
 func (p *fakeProxy) DrainServer(name string) error {
 	return fmt.Errorf("server %q: %w", name, proxy.ErrUnknown)
 }

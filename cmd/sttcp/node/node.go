@@ -35,6 +35,7 @@ type dataPath interface {
 	Close() error
 	Services() []proxy.ServiceStatus
 	Servers() []proxy.ServerStatus
+	Connections(most int) (list []proxy.ConnStatus, more int)
 	DrainServer(name string) error
 	MaintServer(name string) error
 	ReadyServer(name string, reset bool) error

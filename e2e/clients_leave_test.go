@@ -220,7 +220,7 @@ func closeInFailover(s *scene) {
 		s.Errorf("the last answers: %q, %v", rest, err)
 	}
 	s.hostGot(other(s.victim), lines(0, 30), "fin")
-	s.bothHaveStart(lines(0, 20))
+	s.bothHaveStart(lines(0, 30))
 }
 
 // resetInFailover is closeInFailover by RST: there is nobody any more to be
@@ -239,7 +239,7 @@ func resetInFailover(s *scene) {
 	})
 	s.reset(c)
 	s.hostGot(other(s.victim), lines(0, 30), "rst")
-	s.bothHaveStart(lines(0, 20))
+	s.bothHaveStart(lines(0, 30))
 }
 
 // resetNothingMissed leaves while a server can't be reached that has got every

@@ -90,7 +90,60 @@ func (a *acceptor) take(fd int, peer unix.Sockaddr) {
 		return
 	}
 	failed := s.dialLegs(c)
+	if ours(failed) == nil {
+		c.loop.Post(func() { c.start(failed) })
+		return
+	}
+	s.ended.Add(1)
+	go s.dialAgain(c, failed)
+}
+
+// ours returns the error of a leg that failed for a reason of this machine's,
+// nil if there is none. No server is to be given up for that.
+func ours(failed [2]error) error {
+	for _, err := range failed {
+		for _, e := range []unix.Errno{unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.ENOBUFS,
+			unix.EADDRNOTAVAIL, unix.EADDRINUSE} {
+			if errors.Is(err, e) {
+				return err
+			}
+		}
+		if errors.Is(err, errNoPort) {
+			return err
+		}
+	}
+	return nil
+}
+
+// redial is how often legs are dialled again whose address is in use.
+const redial = 2 * time.Millisecond
+
+// dialAgain tries c's legs again while the client's former connection from
+// that port is being ended, and starts c; or resets the client if no time is
+// left, or waiting will not help.
+func (s *service) dialAgain(c *conn, failed [2]error) {
+	defer s.ended.Done()
+	tick := time.NewTicker(redial)
+	defer tick.Stop()
+	for until := time.Now().Add(s.cfg.Timeout.Connect / 2); busy(ours(failed)) && time.Now().Before(until); {
+		select {
+		case <-s.stop:
+			return
+		case <-tick.C:
+			s.redialLegs(c, &failed)
+		}
+	}
+	if err := ours(failed); err != nil {
+		c.loop.Post(func() { c.refuse(err) })
+		return
+	}
 	c.loop.Post(func() { c.start(failed) })
+}
+
+// busy reports whether err says that an address is in use which need not stay
+// so: it is the client's own.
+func busy(err error) bool {
+	return errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EADDRINUSE)
 }
 
 // errNoServer is why a client is refused when no server is to be had.
@@ -152,14 +205,34 @@ func (s *service) dialLegs(c *conn) (failed [2]error) {
 		if server < 0 {
 			continue
 		}
-		srv := s.cfg.Servers[server]
-		dst := netip.AddrPortFrom(srv.Address, srv.Port)
-		if srv.Port == 0 {
-			dst = netip.AddrPortFrom(srv.Address, c.dest.Port())
-		}
-		c.leg[l].fd, failed[l] = dial(s.source(c, srv.Address), dst, s.ports)
+		src, dst := s.ends(c, server)
+		c.leg[l].fd, failed[l] = dial(src, dst, s.ports)
 	}
 	return failed
+}
+
+// redialLegs is dialLegs for those whose address was in use.
+func (s *service) redialLegs(c *conn, failed *[2]error) {
+	s.dialing.Lock()
+	defer s.dialing.Unlock()
+	for l, server := range c.servers {
+		if !busy(failed[l]) {
+			continue
+		}
+		src, dst := s.ends(c, server)
+		_ = forgetTimeWait(src, dst) // if it is anything else, we wait for its end
+		c.leg[l].fd, failed[l] = dial(src, dst, s.ports)
+	}
+}
+
+// ends returns where c's leg to a server leaves from and where it goes.
+func (s *service) ends(c *conn, server int) (src, dst netip.AddrPort) {
+	srv := s.cfg.Servers[server]
+	dst = netip.AddrPortFrom(srv.Address, srv.Port)
+	if srv.Port == 0 {
+		dst = netip.AddrPortFrom(srv.Address, c.dest.Port())
+	}
+	return s.source(c, srv.Address), dst
 }
 
 // source returns where a leg to server leaves from. With a PROXY header, or

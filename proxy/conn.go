@@ -265,6 +265,13 @@ func (c *conn) start(failed [2]error) {
 	c.pump()
 }
 
+// refuse ends a connection that can't be started, and was not.
+func (c *conn) refuse(err error) {
+	c.svc.count.refused.Add(1)
+	c.log().Warn("connection refused", "error", err)
+	c.cut()
+}
+
 // watch has the loop tell of s. It fails only for want of memory; then the
 // socket is as good as gone.
 func (c *conn) watch(s *sock) {

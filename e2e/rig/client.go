@@ -11,7 +11,10 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"sttcp/e2e/lab"
 	"sttcp/e2e/rig/content"
@@ -36,6 +39,30 @@ func Dial(ctx context.Context, l *lab.Lab, host, addr string) (*Conn, error) {
 		return nil, err
 	}
 	return newConn(c), nil
+}
+
+// DialFrom is Dial from an address and port of the host; the port may be one
+// that was used just before (SO_REUSEADDR).
+func DialFrom(ctx context.Context, l *lab.Lab, host string, from netip.AddrPort, addr string) (*Conn, error) {
+	h, err := hostOf(l, host)
+	if err != nil {
+		return nil, err
+	}
+	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(from), Control: reuseAddr}
+	c, err := h.DialWith(ctx, d, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	return newConn(c), nil
+}
+
+// reuseAddr sets SO_REUSEADDR on a socket that is not bound yet.
+func reuseAddr(_, _ string, raw syscall.RawConn) error {
+	var set error
+	err := raw.Control(func(fd uintptr) {
+		set = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	})
+	return errors.Join(err, set)
 }
 
 func newConn(c net.Conn) *Conn { return &Conn{Conn: c, r: bufio.NewReaderSize(c, 64<<10)} }

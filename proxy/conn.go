@@ -117,22 +117,20 @@ func (c *conn) readClient() bool {
 	if !c.k0.readable {
 		return false
 	}
-	b := c.core.ClientSpace()
+	if c.k0.atMark() && c.core.ClientSpace() != nil {
+		c.step(stream.Event{Type: stream.ClientUrgent})
+	}
+	b := c.core.ClientSpace() // not from before a step
 	if b == nil {
 		return c.clientLeft(c.k0.peekEnd())
 	}
-	if c.k0.atMark() {
-		c.step(stream.Event{Type: stream.ClientUrgent})
-	}
 	n, what := c.k0.read(b)
-	switch what {
-	case readBytes:
+	if what == readBytes {
 		c.step(stream.Event{Type: stream.ClientRead, N: n})
 		c.svc.count.bytesIn.Add(uint64(n))
-	default:
-		c.clientLeft(what)
+		return true
 	}
-	return what != readNothing
+	return c.clientLeft(what)
 }
 
 // clientLeft tells the core how the client ended its side, if it did. A client
@@ -152,25 +150,35 @@ func (c *conn) readLeg(l stream.Leg) bool {
 	if !s.readable || s.dialing {
 		return false
 	}
-	b := c.core.LegSpace(l)
-	if b == nil {
-		return false
-	}
-	if s.atMark() {
+	if s.atMark() && c.core.LegSpace(l) != nil {
 		c.step(stream.Event{Type: stream.LegUrgent, Leg: l})
 	}
-	n, what := s.read(b)
-	switch what {
-	case readBytes:
-		c.step(stream.Event{Type: stream.LegRead, Leg: l, N: n})
-	case readFIN:
-		c.learnAck(l) // whether it had everything decides what its end means
-		c.step(stream.Event{Type: stream.LegFIN, Leg: l})
-	case readRST:
-		c.learnAck(l)
-		c.step(stream.Event{Type: stream.LegRST, Leg: l})
+	b := c.core.LegSpace(l)
+	if b == nil {
+		return c.legLeft(l, s.lost())
 	}
-	return what != readNothing
+	n, what := s.read(b)
+	if what == readBytes {
+		c.step(stream.Event{Type: stream.LegRead, Leg: l, N: n})
+		return true
+	}
+	return c.legLeft(l, what)
+}
+
+// legLeft tells the core how leg l's server ended its side, if it did; and
+// first what that has acknowledged: whether it had everything decides what its
+// end means.
+func (c *conn) legLeft(l stream.Leg, what readResult) bool {
+	end := stream.LegFIN
+	switch what {
+	case readNothing:
+		return false
+	case readRST:
+		end = stream.LegRST
+	}
+	c.learnAck(l)
+	c.step(stream.Event{Type: end, Leg: l})
+	return true
 }
 
 func (c *conn) writeClient() bool {

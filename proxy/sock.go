@@ -20,13 +20,12 @@ type sock struct {
 	conn *conn
 
 	readable, writable bool
-	ended              bool // the peer has ended its direction, or all of it
-	told               bool // and that was read, and told
-	urgent             bool // an urgent byte is, or was, in the receive queue
-	broken             bool // an error was taken from the socket
+	ended              bool       // the peer has ended its direction, or all of it
+	told               readResult // which end was read, and told; a RST may follow a FIN
+	urgent             bool       // an urgent byte is, or was, in the receive queue
+	broken             bool       // the connection is gone, whatever is left to be read
 	dialing            bool
-	shut               bool   // FIN sent
-	sent               uint64 // bytes taken by the kernel
+	sent               uint64 // bytes taken by the kernel; a FIN counts one
 }
 
 // Ready takes epoll's word and lets the connection move.
@@ -35,6 +34,7 @@ func (s *sock) Ready(e epoll.Events) {
 	s.writable = s.writable || e.Writable()
 	s.ended = s.ended || e.Ended()
 	s.urgent = s.urgent || e.Urgent()
+	s.broken = s.broken || e.Failed()
 	s.conn.ready(s)
 }
 
@@ -57,7 +57,7 @@ func (s *sock) read(b []byte) (int, readResult) {
 		// (epoll(7)). But a read also ends before an urgent byte.
 		s.readable = n == len(b) || s.ended || s.urgent
 		return n, readBytes
-	case errors.Is(err, unix.EAGAIN):
+	case errors.Is(err, unix.EAGAIN) && !s.broken:
 		s.readable = false
 		return 0, readNothing
 	}
@@ -67,18 +67,28 @@ func (s *sock) read(b []byte) (int, readResult) {
 // end notes that there is nothing more to be read, for want of bytes or for
 // err.
 func (s *sock) end(err error) readResult {
-	s.readable, s.told = false, true
+	s.readable, s.told = false, readFIN
 	if err != nil || s.broken {
-		return readRST
+		s.told = readRST
 	}
-	return readFIN
+	return s.told
+}
+
+// lost reports a RST that came after the FIN that was told. Nobody reads there
+// any more, so nobody would find out.
+func (s *sock) lost() readResult {
+	if s.told != readFIN || !s.broken {
+		return readNothing
+	}
+	s.readable, s.told = false, readRST
+	return readRST
 }
 
 // peekEnd reports the peer's end if nothing is left to be read before it, and
 // reads nothing.
 func (s *sock) peekEnd() readResult {
-	if !s.ended || s.told {
-		return readNothing
+	if !s.ended || s.told != readNothing {
+		return s.lost()
 	}
 	n, err := ignoringEINTR(func() (int, error) {
 		var b [1]byte
@@ -136,7 +146,7 @@ func (s *sock) dialed() error {
 
 // shutdown sends a FIN after what was written.
 func (s *sock) shutdown() {
-	s.shut = true
+	s.sent++                              // the kernel counts it as well (SIOCOUTQ)
 	_ = unix.Shutdown(s.fd, unix.SHUT_WR) // fails only if the connection is gone, which a read will say
 }
 

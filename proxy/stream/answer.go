@@ -58,10 +58,10 @@ func (c *Conn) voiced() uint64 {
 	p := &c.legs[c.prim]
 	switch {
 	case c.bothVoices() || c.connecting():
-		if !c.voice(c.prim) || c.cfg.Both && (c.comparable() || c.outEnd == open) {
+		if !c.voice(c.prim) || c.cfg.Both && c.comparable() {
 			return agreed
 		}
-		return p.win.end // at the end it counts, however long the other answer is
+		return p.win.end
 	case c.voice(c.prim) && c.source == c.prim:
 		return p.win.end
 	default:
@@ -144,6 +144,8 @@ func (c *Conn) forgetAnswer(l Leg) {
 		g.win.drop(c.released)
 	case g.state == absent:
 		c.discard(l)
+	case !c.comparable() && g.win.len() >= g.win.limit:
+		c.discard(l) // it says more, and must not be held up for that (see dropped)
 	default:
 		g.win.drop(c.verified)
 	}

@@ -27,6 +27,9 @@ type comparer struct {
 func (c *Conn) compare() {
 	a, b := &c.legs[0].win, &c.legs[1].win
 	end := min(a.end, b.end)
+	if !c.comparable() {
+		end = c.legs[c.prim].win.end // that is the answer
+	}
 	if !c.cmp.on {
 		c.verified = max(c.verified, end)
 		return

@@ -98,6 +98,7 @@ type leg struct {
 	owing    bool
 	progress time.Duration // on the lag clock: when it last moved, or began to owe
 	probed   bool
+	saidAt   uint64 // step of its last answer, 0: none
 }
 
 type verdict uint8
@@ -121,15 +122,17 @@ type Conn struct {
 	bufs Buffers
 	head []byte // PROXY header, sent to each server first
 
-	now  time.Duration
-	legs [2]leg
-	prim Leg // whose answer counts when they differ
+	now   time.Duration
+	steps uint64 // taken so far
+	legs  [2]leg
+	prim  Leg // whose answer counts when they differ
 
 	// The client stream.
 	in      window
 	inEnd   ending // how the client ended it, at offset in.end
 	frozen  bool
 	inNeeds uint64 // record that has the client's FIN
+	askedAt uint64 // step of its last byte, 0: none
 
 	// The response stream.
 	released uint64 // R: handed to the client's socket
@@ -188,6 +191,7 @@ func (c *Conn) Step(e Event) {
 	if c.done {
 		return
 	}
+	c.steps++
 	c.advance(e.Now)
 	c.handle(&e)
 	c.settle()
@@ -213,6 +217,7 @@ func (c *Conn) handleClient(e *Event) {
 	case ClientRead:
 		c.in.fill(e.N)
 		c.idleFrom = c.now
+		c.askedAt = c.steps
 	case ClientUrgent:
 		c.markUrgent()
 	case ClientFIN:
@@ -253,6 +258,7 @@ func (c *Conn) handleLeg(e *Event, l Leg) {
 		g.refused = g.refused || g.state == connecting
 	case LegRead:
 		g.win.fill(e.N)
+		g.saidAt = c.steps
 		c.moved(g)
 	case LegUrgent:
 		g.readU = mark{true, g.win.end}

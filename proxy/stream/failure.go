@@ -172,7 +172,11 @@ func (c *Conn) dropped(l Leg) {
 	c.closeLeg(l, true)
 	if o := l.other(); l == c.prim && c.legs[o].state != absent {
 		c.prim = o
-		c.act(Action{Type: Promoted, Leg: o, Off: max(c.released, c.verified)})
+		off := max(c.released, c.verified)
+		c.act(Action{Type: Promoted, Leg: o, Off: off})
+		if c.legs[o].win.base > off {
+			c.lose(ReasonDiverged) // compare: off, and the answer from there on is forgotten
+		}
 	}
 }
 
@@ -331,7 +335,17 @@ func (c *Conn) owes(l Leg) bool {
 	case o.acked > g.acked:
 		return true
 	}
-	return !c.gone && c.outEnd == open && c.bothVoices() && g.closed == open && o.win.end > g.win.end
+	return !c.gone && c.outEnd == open && c.bothVoices() && g.closed == open && c.owesAnswer(g, o)
+}
+
+// owesAnswer reports whether leg o has answered what leg g has not. If their
+// answers are not to be compared, how much they say means nothing: then it is
+// whether they have said anything since the client last did.
+func (c *Conn) owesAnswer(g, o *leg) bool {
+	if !c.comparable() {
+		return o.saidAt > c.askedAt && g.saidAt <= c.askedAt
+	}
+	return o.win.end > g.win.end
 }
 
 // settleLag probes, then drops, a leg that owes and does not move.

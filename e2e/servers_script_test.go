@@ -39,13 +39,13 @@ var slow = []misdeed{
 var dying = []misdeed{
 	{name: "killed, queues full, download", who: either, says: "send 60000000 0s 1", gets: beginning(60000000),
 		at: 1 << 20, stall: true, strike: kill9, drops: []string{"closed-early", "dead"}},
-	{name: "killed, queues full, upload", who: either, says: "wait 2s\nrecv 30000000", up: 30000000, gets: hashed,
+	{name: "killed, queues full, upload", who: either, says: "wait 3s\nrecv 30000000", up: 30000000, gets: hashed,
 		at: 1 << 20, stall: true, strike: kill9, drops: []string{"closed-early", "dead"}},
 	{name: "killed, queues empty", who: either, says: "say hi", gets: word("hi\nagain"),
 		at: 3, strike: kill9, then: "say again", drops: []string{"closed-early", "dead"}},
 	{name: "stopped, download", who: either, says: "send 2000000 2s 1", gets: beginning(2000000),
 		at: 1 << 20, strike: stopped, drops: []string{"lag"}},
-	{name: "stopped, upload", who: either, says: "recv 20000000", up: 20000000, gets: hashed,
+	{name: "stopped, upload", who: either, says: "rate 10000000\nrecv 20000000", up: 20000000, gets: hashed,
 		at: 1 << 20, strike: stopped, drops: []string{"lag"}},
 }
 

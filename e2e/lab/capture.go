@@ -182,14 +182,14 @@ func (c *Capture) keep(data []byte, ci gopacket.CaptureInfo) {
 // Stop ends the recording; what was recorded can still be asked about.
 func (c *Capture) Stop() {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.ring == nil {
-		return
+	if c.ring != nil {
+		c.drain()
+		c.ring.Close()
+		c.ring = nil
+		close(c.quit)
 	}
-	c.drain()
-	c.ring.Close()
-	c.ring = nil
-	close(c.quit)
+	c.mu.Unlock()
+	<-c.idle
 }
 
 // Reset forgets everything recorded so far, losses included.

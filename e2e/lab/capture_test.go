@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -231,6 +232,9 @@ func TestOffloads(t *testing.T) {
 			for _, addr := range []netip.Addr{s1.Addr4(), s1.Addr6()} {
 				transfer(t, client, s1, addr, 1<<18)
 			}
+			if all := must[string](t)(s1.Run(t.Context(), "ethtool", "-k", "eth0")); allOff(all) != off {
+				t.Errorf("offloads off: %v; ethtool disagrees", off)
+			}
 			bad := must[[]lab.Segment](t)(cap.BadChecksums())
 			long := must[[]lab.Segment](t)(cap.Select(func(s lab.Segment) bool { return s.Len > 1460 }))
 			if (len(bad) == 0) != off || (len(long) == 0) != off {
@@ -238,6 +242,13 @@ func TestOffloads(t *testing.T) {
 			}
 		}
 	}
+}
+
+// allOff reads what ethtool says.
+func allOff(features string) bool {
+	on := regexp.MustCompile(`(rx-checksumming|tx-checksumming|tx-tcp-segmentation|tx-tcp6-segmentation|` +
+		`generic-segmentation-offload|generic-receive-offload): on`)
+	return !on.MatchString(features)
 }
 
 // The messages name the place and show the segment.

@@ -82,11 +82,7 @@ func (d *decoder) ips(f frame) (src, dst netip.Addr, length int, ok bool) {
 	case d.is(layers.LayerTypeIPv6):
 		src, _ = netip.AddrFromSlice(d.ip6.SrcIP)
 		dst, _ = netip.AddrFromSlice(d.ip6.DstIP)
-		length = int(d.ip6.Length)
-		if length == 0 {
-			length = f.wire - len(d.eth.Contents) - len(d.ip6.Contents)
-		}
-		return src, dst, length, true
+		return src, dst, int(d.ip6.Length), true
 	}
 	return src, dst, 0, false
 }

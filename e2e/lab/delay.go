@@ -51,7 +51,7 @@ func (k *Link) insertRelay(in, out time.Duration) (r *relay, err error) {
 		return nil, errors.Join(err, sw.delete(port))
 	}
 	// From here to start the cable is not connected, some microseconds.
-	err = errors.Join(sw.withDev(k.wire, "unplug", sw.nl.LinkSetNoMaster), r.start(in, out), k.movePort(port))
+	err = errors.Join(sw.withDev(k.wire, "unplug", (*netlink.Handle).LinkSetNoMaster), r.start(in, out), k.movePort(port))
 	if err != nil {
 		return nil, errors.Join(err, r.stop(), k.movePort(k.wire), sw.delete(port), k.plugBack())
 	}
@@ -66,7 +66,8 @@ func (k *Link) addRelayDevs(port, near string) error {
 	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MasterIndex = port, br.Attrs().Index
-	if err := sw.nl.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: near}); err != nil {
+	pair := &netlink.Veth{LinkAttrs: attrs, PeerName: near}
+	if err := sw.rtnl(func(nl *netlink.Handle) error { return nl.LinkAdd(pair) }); err != nil {
 		return fmt.Errorf("add relay's devices: %w", err)
 	}
 	if k.host.lab.opt.NoOffloads {
@@ -94,8 +95,8 @@ func (k *Link) plugBack() error {
 		return err
 	}
 	sw := k.host.lab.sw
-	return sw.withDev(k.wire, "plug in", func(link netlink.Link) error {
-		return sw.nl.LinkSetMaster(link, br)
+	return sw.withDev(k.wire, "plug in", func(nl *netlink.Handle, link netlink.Link) error {
+		return nl.LinkSetMaster(link, br)
 	})
 }
 

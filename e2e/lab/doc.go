@@ -18,8 +18,9 @@
 // process that is killed outright takes the programs that it started with it
 // (parent death signal); the rest of what it leaves is removed by the next
 // New on the machine, which finds that nobody holds the lab's lock file any
-// more. Two things stay, as they stay after `ip netns add`: /run/netns is a
-// shared mount, and a congestion control that was asked for stays allowed.
+// more. What stays: /run/netns as a shared mount (as after `ip netns add`), the
+// directory /run/sttcp-lab, and that a congestion control which was asked for
+// is allowed.
 //
 // # Cables and faults
 //

@@ -82,11 +82,11 @@ func (k *Link) movePort(dev string) error {
 func (k *Link) LinkDown() (*Fault, error) {
 	what := fmt.Sprintf("link down of %v", k)
 	sw := k.host.lab.sw
-	if err := errors.Join(sw.setDown(k.wire), k.waitCarrier(false)); err != nil {
+	if err := k.carrierAfter(false, sw.setDown(k.wire)); err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
 	return &Fault{what: what, lab: k.host.lab, undo: func() error {
-		return errors.Join(sw.setUp(k.wire), k.waitCarrier(true))
+		return k.carrierAfter(true, sw.setUp(k.wire))
 	}}, nil
 }
 
@@ -96,29 +96,37 @@ func (k *Link) NICDown() (*Fault, error) {
 	what := fmt.Sprintf("interface down of %v", k)
 	routes, err := k.routes()
 	if err == nil {
-		err = errors.Join(k.host.setDown(k.name), k.waitCarrier(false))
+		err = k.carrierAfter(false, k.host.setDown(k.name))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
 	return &Fault{what: what, lab: k.host.lab, undo: func() error {
-		errs := []error{k.host.setUp(k.name), k.waitCarrier(true)}
+		errs := []error{k.carrierAfter(true, k.host.setUp(k.name))}
 		for _, r := range routes {
-			errs = append(errs, k.host.nl.RouteReplace(&r))
+			errs = append(errs, k.host.rtnl(func(nl *netlink.Handle) error { return nl.RouteReplace(&r) }))
 		}
 		return errors.Join(errs...)
 	}}, nil
 }
 
+// carrierAfter waits for the carrier unless there is an error already.
+func (k *Link) carrierAfter(up bool, err error) error {
+	if err != nil {
+		return err
+	}
+	return k.waitCarrier(up)
+}
+
 // routes are those by way of the link that the kernel does not make itself.
 func (k *Link) routes() ([]netlink.Route, error) {
-	link, err := k.host.nl.LinkByName(k.name)
+	var all []netlink.Route
+	err := k.host.withDev(k.name, "list routes of", func(nl *netlink.Handle, link netlink.Link) (err error) {
+		all, err = nl.RouteList(link, netlink.FAMILY_ALL)
+		return err
+	})
 	if err != nil {
-		return nil, fmt.Errorf("find %v: %w", k, err)
-	}
-	all, err := k.host.nl.RouteList(link, netlink.FAMILY_ALL)
-	if err != nil {
-		return nil, fmt.Errorf("list routes of %v: %w", k, err)
+		return nil, err
 	}
 	var own []netlink.Route
 	for _, r := range all {

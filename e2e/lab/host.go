@@ -22,9 +22,12 @@ type Host struct {
 	lab   *Lab
 	name  string
 	ns    *namespace
-	nl    *netlink.Handle // rtnetlink in the namespace
 	links []*Link
 	procs *thread // starts the processes
+
+	// Guarded by using, which is read-locked while nl is used.
+	using sync.RWMutex
+	nl    *netlink.Handle // rtnetlink in the namespace; nil once removed
 
 	removing  sync.Once
 	removeErr error
@@ -74,10 +77,28 @@ func (h *Host) remove() error {
 		if h.procs != nil {
 			h.procs.end()
 		}
-		h.nl.Close()
+		h.closeNetlink()
 		h.removeErr = errors.Join(append(errs, h.ns.remove())...)
 	})
 	return h.removeErr
+}
+
+func (h *Host) closeNetlink() {
+	h.using.Lock()
+	defer h.using.Unlock()
+	h.nl.Close()
+	h.nl = nil
+}
+
+// rtnl runs f with the host's rtnetlink handle. A closed handle would open a
+// new one, in this process's own namespace, and change the machine.
+func (h *Host) rtnl(f func(*netlink.Handle) error) error {
+	h.using.RLock()
+	defer h.using.RUnlock()
+	if h.nl == nil {
+		return errEnded
+	}
+	return f(h.nl)
 }
 
 // Name is the host's name in the lab.
@@ -97,12 +118,14 @@ func (h *Host) Do(f func() error) error { return h.ns.do(f) }
 
 // SetRoute adds a route or replaces the one with the same destination.
 func (h *Host) SetRoute(r Route) error {
-	return wrap(h.nl.RouteReplace(r.netlink()), "set route of %s to %v via %v", h.name, r.Dst, r.Via)
+	err := h.rtnl(func(nl *netlink.Handle) error { return nl.RouteReplace(r.netlink()) })
+	return wrap(err, "set route of %s to %v via %v", h.name, r.Dst, r.Via)
 }
 
 // DeleteRoute removes a route.
 func (h *Host) DeleteRoute(r Route) error {
-	return wrap(h.nl.RouteDel(r.netlink()), "delete route of %s to %v via %v", h.name, r.Dst, r.Via)
+	err := h.rtnl(func(nl *netlink.Handle) error { return nl.RouteDel(r.netlink()) })
+	return wrap(err, "delete route of %s to %v via %v", h.name, r.Dst, r.Via)
 }
 
 func (r Route) netlink() *netlink.Route {
@@ -122,24 +145,28 @@ func ipNet(p netip.Prefix) *net.IPNet {
 
 // setUp sets an interface of the host administratively up.
 func (h *Host) setUp(dev string) error {
-	return h.withDev(dev, "set up", h.nl.LinkSetUp)
+	return h.withDev(dev, "set up", (*netlink.Handle).LinkSetUp)
 }
 
 // setDown sets an interface of the host administratively down.
 func (h *Host) setDown(dev string) error {
-	return h.withDev(dev, "set down", h.nl.LinkSetDown)
+	return h.withDev(dev, "set down", (*netlink.Handle).LinkSetDown)
 }
 
 // delete removes an interface, with both its ends if it is a cable.
 func (h *Host) delete(dev string) error {
-	return h.withDev(dev, "delete", h.nl.LinkDel)
+	return h.withDev(dev, "delete", (*netlink.Handle).LinkDel)
 }
 
-func (h *Host) withDev(dev, what string, f func(netlink.Link) error) error {
-	link, err := h.nl.LinkByName(dev)
-	if err == nil {
-		err = f(link)
-	}
+// withDev runs f with an interface of the host.
+func (h *Host) withDev(dev, what string, f func(*netlink.Handle, netlink.Link) error) error {
+	err := h.rtnl(func(nl *netlink.Handle) error {
+		link, err := nl.LinkByName(dev)
+		if err != nil {
+			return err
+		}
+		return f(nl, link)
+	})
 	return wrap(err, "%s %s of %s", what, dev, h.name)
 }
 
@@ -169,15 +196,15 @@ func (k *Link) firstAddr(is func(netip.Addr) bool) netip.Addr {
 // AddAddr gives the interface another address, without duplicate address
 // detection. It announces nothing.
 func (k *Link) AddAddr(p netip.Prefix) error {
-	return k.host.withDev(k.name, "add "+p.String()+" to", func(link netlink.Link) error {
-		return k.host.nl.AddrReplace(link, addrOf(p))
+	return k.host.withDev(k.name, "add "+p.String()+" to", func(nl *netlink.Handle, link netlink.Link) error {
+		return nl.AddrReplace(link, addrOf(p))
 	})
 }
 
 // DeleteAddr takes an address away from the interface.
 func (k *Link) DeleteAddr(p netip.Prefix) error {
-	return k.host.withDev(k.name, "delete "+p.String()+" from", func(link netlink.Link) error {
-		return k.host.nl.AddrDel(link, addrOf(p))
+	return k.host.withDev(k.name, "delete "+p.String()+" from", func(nl *netlink.Handle, link netlink.Link) error {
+		return nl.AddrDel(link, addrOf(p))
 	})
 }
 

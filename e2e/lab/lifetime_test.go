@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -103,19 +105,81 @@ func TestCloseRemovesEverything(t *testing.T) {
 	check(t, leftovers(t, l.ID(), l.Dir(), pids...))
 	check(t, l.Close())
 	check(t, frozen.Undo())
-	if _, err := s1.Start(t.Context(), lab.Cmd{Path: "true"}); err == nil {
-		t.Error("a closed lab starts programs")
-	}
-	if _, err := l.AddHost(lab.Standard("s2")[0]); err == nil {
-		t.Error("a closed lab takes hosts")
-	}
-	if _, err := s1.Capture(); err == nil {
-		t.Error("a closed lab captures")
-	}
 	check(t, leftovers(t, l.ID(), l.Dir(), pids...))
 	if now := countFDs(t); now > fds {
 		t.Errorf("%d descriptors, %d before", now, fds)
 	}
+}
+
+// What is asked of a closed lab is refused. Above all it must not happen to
+// the machine itself, which has an lo, too.
+func TestClosedLabDoesNothing(t *testing.T) {
+	l := newLab(t, "s1", "router")
+	s1 := l.Host("s1")
+	check(t, l.Close())
+	addr := netip.MustParsePrefix("10.9.0.77/24")
+	route := lab.Route{Via: lab.LAN4(1)}
+	fault := func(_ *lab.Fault, err error) error { return err }
+	capture := func(_ *lab.Capture, err error) error { return err }
+	for name, err := range map[string]error{
+		"Start":     func() error { _, err := s1.Start(t.Context(), lab.Cmd{Path: "true"}); return err }(),
+		"Run":       func() error { _, err := s1.Run(t.Context(), "true"); return err }(),
+		"AddHost":   func() error { _, err := l.AddHost(lab.Standard("s2")[0]); return err }(),
+		"Do":        s1.Do(func() error { return nil }),
+		"Dial":      func() error { _, err := s1.Dial("tcp", "127.0.0.1:1"); return err }(),
+		"AddAddr":   s1.AddAddr(addr),
+		"SetRoute":  s1.SetRoute(route),
+		"LinkDown":  fault(s1.LinkDown()),
+		"NICDown":   fault(s1.NICDown()),
+		"Isolate":   fault(s1.Isolate()),
+		"Delay":     fault(s1.Delay(0, 0)),
+		"Rate":      fault(s1.Rate(lab.Out, 1e6)),
+		"Capture":   capture(s1.Capture()),
+		"SetSysctl": s1.SetSysctl("net.ipv4.tcp_sack", "1"),
+	} {
+		if err == nil || !strings.Contains(err.Error(), "closed") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	check(t, leftovers(t, l.ID(), l.Dir()))
+}
+
+// Hosts that are added while the lab is being closed are removed, too.
+func TestAddHostWhileClosing(t *testing.T) {
+	for range 5 {
+		l := newLab(t, "client")
+		done := make(chan error)
+		go func() {
+			var err error
+			for i := 0; err == nil; i++ {
+				_, err = l.AddHost(lab.HostSpec{Name: fmt.Sprintf("h%d", i), Links: []lab.LinkSpec{{Network: lab.LAN}}})
+			}
+			done <- err
+		}()
+		check(t, lab.Until(t.Context(), "a host", func() error {
+			if len(l.Hosts()) < 3 {
+				return errors.New("too few")
+			}
+			return nil
+		}))
+		err := l.Close()
+		t.Log(<-done)
+		check(t, err)
+		check(t, leftovers(t, l.ID(), l.Dir()))
+	}
+}
+
+// Connections that are still open in this process keep their namespaces, but
+// nothing passes any more.
+func TestNothingPassesAfterClose(t *testing.T) {
+	l := newLab(t, "client", "s1")
+	serve(t, l.Host("s1"), 7, echo)
+	v4 := dial(t, l.Host("client"), netip.AddrPortFrom(l.Host("s1").Addr4(), 7))
+	v6 := dial(t, l.Host("client"), netip.AddrPortFrom(l.Host("s1").Addr6(), 7))
+	check(t, errors.Join(roundTrip(v4, "before"), roundTrip(v6, "before")))
+	check(t, l.Close())
+	silent(t, v4)
+	silent(t, v6)
 }
 
 func countFDs(t *testing.T) int {
@@ -123,9 +187,20 @@ func countFDs(t *testing.T) int {
 	return len(must[[]os.DirEntry](t)(os.ReadDir("/proc/self/fd")))
 }
 
+// init keeps maker on the main thread: with one thread at a time, the first
+// function that asks for a thread of its own is offered just that one.
+func init() {
+	if os.Getenv("LAB_TEST_MAKER") != "" {
+		runtime.LockOSThread()
+		runtime.GOMAXPROCS(1)
+	}
+}
+
 // maker is a process of its own that makes a lab with a family in it, prints
 // what it made, and then ends in the way that the test asked for.
 func maker(mode string) {
+	runtime.UnlockOSThread()
+	_ = lab.OnThread(func() error { return unix.Unshare(unix.CLONE_NEWNET) }) // see startMaker
 	l, err := lab.New(lab.Options{Name: "maker", Hosts: lab.Standard("client", "s1")})
 	if err != nil {
 		fmt.Println(err)
@@ -137,7 +212,8 @@ func maker(mode string) {
 		panic(err)
 	}
 	_ = lab.Until(context.Background(), "pids", func() error { _, err := os.Stat(file); return err })
-	fmt.Println(l.ID(), l.Dir())
+	mainThread, _ := os.Readlink("/proc/self/ns/net")
+	fmt.Println(l.ID(), l.Dir(), mainThread)
 	switch mode {
 	case "panic":
 		panic("on purpose")
@@ -159,8 +235,12 @@ func startMaker(t *testing.T, mode string) (cmd *exec.Cmd, id, dir string, pids 
 	check(t, cmd.Start())
 	t.Cleanup(func() { _ = cmd.Process.Kill() }) // has ended
 	line := must[string](t)(bufio.NewReader(out).ReadString('\n'))
-	if _, err := fmt.Sscan(line, &id, &dir); err != nil {
+	var mainThread string
+	if _, err := fmt.Sscan(line, &id, &dir, &mainThread); err != nil {
 		t.Fatalf("maker said %q", line)
+	}
+	if mine := must[string](t)(os.Readlink("/proc/self/ns/net")); mine != mainThread {
+		t.Errorf("the maker's main thread is in %s, not %s", mainThread, mine)
 	}
 	return cmd, id, dir, pidsFrom(t, file)
 }

@@ -18,9 +18,12 @@ const netnsDir = "/run/netns"
 
 // namespace is a named network namespace with an open descriptor of it.
 type namespace struct {
+	// Constant after createNamespace.
 	name  string
-	fd    netns.NsHandle
 	inode uint64 // as in /proc/PID/ns/net
+
+	mu sync.RWMutex
+	fd netns.NsHandle // guarded by mu; closed once removed
 }
 
 // createNamespace makes the namespace and runs setup in it.
@@ -44,16 +47,28 @@ func createNamespace(name string, setup func() error) (*namespace, error) {
 // do runs f on a thread that is in the namespace.
 func (n *namespace) do(f func() error) error {
 	return onThread(func() error {
-		if err := netns.Set(n.fd); err != nil {
+		if err := n.enter(); err != nil {
 			return fmt.Errorf("enter namespace %s: %w", n.name, err)
 		}
 		return f()
 	})
 }
 
+// enter moves the current thread into the namespace.
+func (n *namespace) enter() error {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	if !n.fd.IsOpen() {
+		return errEnded
+	}
+	return netns.Set(n.fd)
+}
+
 // remove forgets the name and closes the descriptor. The kernel ends the
 // namespace when nothing is in it any more.
 func (n *namespace) remove() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	if n.fd.IsOpen() {
 		_ = n.fd.Close() // it is only a reference
 	}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -66,6 +67,9 @@ func (h *Host) Start(ctx context.Context, c Cmd) (*Process, error) {
 }
 
 func (p *Process) start(ctx context.Context, c Cmd) error {
+	if p.host.lab.isClosed() {
+		return errEnded
+	}
 	log, err := os.Create(p.log)
 	if err != nil {
 		return err
@@ -99,7 +103,8 @@ func childAttr() *syscall.SysProcAttr {
 }
 
 // Run runs a command in the host to its end and returns what it printed on
-// standard output and standard error; it is part of the error, too.
+// standard output and standard error; it is part of the error, too. A child
+// that the command leaves behind with its output open is an error after 1 s.
 func (h *Host) Run(ctx context.Context, path string, args ...string) (string, error) {
 	return h.runInput(ctx, "", path, args...)
 }
@@ -109,6 +114,8 @@ func (h *Host) runInput(ctx context.Context, stdin, path string, args ...string)
 	var out bytes.Buffer // one writer: os/exec uses one pipe for both
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = newReader(stdin), &out, &out
 	cmd.SysProcAttr = childAttr()
+	// A child that it leaves behind may hold the pipe open for ever.
+	cmd.WaitDelay = time.Second
 	err := h.procs.run(cmd.Start)
 	if err == nil {
 		err = cmd.Wait()

@@ -131,12 +131,13 @@ func waitStates(t *testing.T, state string, pids ...int) error {
 func TestDo(t *testing.T) {
 	l := newLab(t, "s1")
 	mine := must[string](t)(os.Readlink("/proc/self/ns/net"))
-	seen := make(chan string, 200)
-	for range 100 {
+	seen, release := make(chan string, 200), make(chan struct{})
+	for range 100 { // held all at once, so that every idle thread is taken
 		go func() {
 			err := l.Host("s1").Do(func() error {
 				ns, err := os.Readlink("/proc/thread-self/ns/net")
 				seen <- ns
+				<-release
 				return err
 			})
 			if err != nil {
@@ -153,6 +154,7 @@ func TestDo(t *testing.T) {
 	if now := must[string](t)(os.Readlink("/proc/self/ns/net")); now != mine {
 		t.Errorf("the main thread moved to %s", now)
 	}
+	close(release)
 	if err := l.Host("s1").Do(func() error { runtime.Goexit(); return nil }); err == nil {
 		t.Error("Goexit was no error")
 	}

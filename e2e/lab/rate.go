@@ -29,14 +29,14 @@ func (k *Link) Rate(dir Dir, bitsPerSecond uint64) (*Fault, error) {
 
 // shape puts a token bucket filter on an interface's way out.
 func (h *Host) shape(dev string, bitsPerSecond uint64) error {
-	return h.withDev(dev, "shape", func(link netlink.Link) error {
-		return h.nl.QdiscReplace(tokenBucket(link, bitsPerSecond))
+	return h.withDev(dev, "shape", func(nl *netlink.Handle, link netlink.Link) error {
+		return nl.QdiscReplace(tokenBucket(link, bitsPerSecond))
 	})
 }
 
 func (h *Host) unshape(dev string) error {
-	return h.withDev(dev, "unshape", func(link netlink.Link) error {
-		return h.nl.QdiscDel(tokenBucket(link, 64_000))
+	return h.withDev(dev, "unshape", func(nl *netlink.Handle, link netlink.Link) error {
+		return nl.QdiscDel(tokenBucket(link, 64_000))
 	})
 }
 

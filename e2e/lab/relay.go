@@ -54,7 +54,6 @@ func openPacket(dev string) (*os.File, int, error) {
 	}
 	err = errors.Join(
 		unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1),
-		unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1), // what we send
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, ringBytes),
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, ringBytes))
 	if err != nil {
@@ -94,7 +93,9 @@ func bindPacket(f *os.File, ifindex int) error {
 func (r *relay) stop() error {
 	for _, p := range r.pipes {
 		p.hurry.Store(true)
-		_ = p.src.SetReadDeadline(time.Now()) // a closed file is as good
+		// A closed file is as good.
+		_ = p.src.SetReadDeadline(time.Now())
+		_ = p.dst.SetWriteDeadline(time.Now().Add(time.Second))
 	}
 	r.wg.Wait()
 	var errs []error

@@ -71,11 +71,9 @@ func (l *Lab) network(name string) (netlink.Link, error) {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = name
 	br := &netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping}
-	if err := l.sw.nl.LinkAdd(br); err != nil {
+	err := l.sw.rtnl(func(nl *netlink.Handle) error { return errors.Join(nl.LinkAdd(br), nl.LinkSetUp(br)) })
+	if err != nil {
 		return nil, fmt.Errorf("add bridge %q: %w", name, err)
-	}
-	if err := l.sw.nl.LinkSetUp(br); err != nil {
-		return nil, fmt.Errorf("set bridge %q up: %w", name, err)
 	}
 	l.networks[name] = br
 	return br, nil
@@ -133,12 +131,8 @@ func (l *Lab) register(h *Host) error {
 
 // plug gives a host its links and routes.
 func (l *Lab) plug(h *Host, spec HostSpec) error {
-	lo, err := h.nl.LinkByName("lo")
-	if err != nil {
-		return fmt.Errorf("find lo: %w", err)
-	}
-	if err := h.nl.LinkSetUp(lo); err != nil {
-		return fmt.Errorf("set lo up: %w", err)
+	if err := h.setUp("lo"); err != nil {
+		return err
 	}
 	for i, ls := range spec.Links {
 		if err := h.addLink(i, ls); err != nil {
@@ -185,7 +179,7 @@ func (k *Link) layCable(br netlink.Link) error {
 	attrs.Name, attrs.MasterIndex, attrs.Group = k.wire, br.Attrs().Index, cableGroup
 	cable := &netlink.Veth{LinkAttrs: attrs, PeerName: k.name, PeerHardwareAddr: k.mac,
 		PeerNamespace: netlink.NsFd(k.host.ns.fd)}
-	if err := sw.nl.LinkAdd(cable); err != nil {
+	if err := sw.rtnl(func(nl *netlink.Handle) error { return nl.LinkAdd(cable) }); err != nil {
 		return fmt.Errorf("add cable: %w", err)
 	}
 	if k.host.lab.opt.NoOffloads {
@@ -263,12 +257,10 @@ func (k *Link) waitCarrier(up bool) error {
 }
 
 func (h *Host) checkCarrier(dev string, up bool) error {
-	link, err := h.nl.LinkByName(dev)
-	if err != nil {
-		return fmt.Errorf("find %s: %w", dev, err)
-	}
-	if is := link.Attrs().OperState; (is == netlink.OperUp) != up {
-		return fmt.Errorf("%s of %s is %v", dev, h.name, is)
-	}
-	return nil
+	return h.withDev(dev, "check", func(_ *netlink.Handle, link netlink.Link) error {
+		if is := link.Attrs().OperState; (is == netlink.OperUp) != up {
+			return fmt.Errorf("it is %v", is)
+		}
+		return nil
+	})
 }

@@ -1,0 +1,4 @@
+package lab
+
+// OnThread is onThread for the process that the tests start.
+var OnThread = onThread

@@ -22,12 +22,14 @@ type acceptor struct {
 	file   *os.File
 	port   uint16
 	family int
+	said   time.Time // when run last logged an error; run's own
 }
 
-// errPaused is returned by accept when the service takes no connection now.
+// errPaused is returned by next when the service takes no connection now.
 var errPaused = errors.New("accepting is paused")
 
-// outOfFiles is how long accepting rests when there is no descriptor left.
+// outOfFiles is how long accepting rests when there is no descriptor left. The
+// clients wait in the backlog.
 const outOfFiles = 50 * time.Millisecond
 
 func newAcceptor(s *service, family int) (*acceptor, error) {
@@ -35,21 +37,20 @@ func newAcceptor(s *service, family int) (*acceptor, error) {
 	if err != nil {
 		return nil, fmt.Errorf("service %s: %w", s.cfg.Name, err)
 	}
-	return &acceptor{svc: s, file: os.NewFile(uintptr(fd), "listener of "+s.cfg.Name), port: port}, nil
+	return &acceptor{svc: s, file: os.NewFile(uintptr(fd), "listener of "+s.cfg.Name), port: port, family: family}, nil
 }
 
-// run accepts until the listener is closed.
+// run accepts until the service takes no connection any more.
 func (a *acceptor) run() {
-	defer a.svc.ended.Done()
 	for {
-		fd, peer, err := a.accept()
-		switch {
+		switch err := a.next(); {
 		case err == nil:
-			a.take(fd, peer)
-		case errors.Is(err, errPaused):
-			a.svc.waitResume()
 		case errors.Is(err, os.ErrClosed):
 			return
+		case errors.Is(err, errPaused):
+			if !a.svc.waitResume() {
+				return
+			}
 		default:
 			a.svc.count.acceptErrors.Add(1)
 			a.svc.log.Error("accept", "error", err)
@@ -58,24 +59,44 @@ func (a *acceptor) run() {
 	}
 }
 
-// accept waits for a connection.
-func (a *acceptor) accept() (fd int, peer unix.Sockaddr, err error) {
+// next waits for a connection and takes it.
+func (a *acceptor) next() error {
 	rc, err := a.file.SyscallConn()
 	if err != nil {
-		return -1, nil, fmt.Errorf("accept: %w", err)
+		return fmt.Errorf("accept: %w", err)
 	}
 	rerr := rc.Read(func(lfd uintptr) bool {
-		if !a.svc.accepting() {
-			err = errPaused
-			return true
-		}
-		fd, peer, err = unix.Accept4(int(lfd), unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
-		return !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.ECONNABORTED)
+		err = a.admit(int(lfd))
+		return !errors.Is(err, unix.EAGAIN)
 	})
 	if rerr != nil {
-		return -1, nil, os.ErrClosed
+		return os.ErrClosed
 	}
-	return fd, peer, err
+	return err
+}
+
+// admit takes a connection, if one waits: from whether there is room for it to
+// its SYNs it is one at a time, so that maxconn is exact and the SYNs leave in
+// the order of accepts.
+func (a *acceptor) admit(lfd int) error {
+	s := a.svc
+	s.admit.Lock()
+	defer s.admit.Unlock()
+	if !s.accepting() {
+		return errPaused
+	}
+	for {
+		fd, peer, err := unix.Accept4(lfd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		switch {
+		case err == nil:
+			a.take(fd, peer)
+			return nil
+		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ECONNABORTED):
+			// Others may wait behind it, of whom no further event would tell.
+		default:
+			return err
+		}
+	}
 }
 
 // take makes a connection of an accepted socket.
@@ -85,65 +106,11 @@ func (a *acceptor) take(fd int, peer unix.Sockaddr) {
 	if err != nil {
 		s.count.refused.Add(1)
 		s.log.Warn("connection refused", "client", addrPort(peer), "error", err)
-		_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
-		_ = unix.Close(fd)
+		abort(fd)
 		return
 	}
 	failed := s.dialLegs(c)
-	if ours(failed) == nil {
-		c.loop.Post(func() { c.start(failed) })
-		return
-	}
-	s.ended.Add(1)
-	go s.dialAgain(c, failed)
-}
-
-// ours returns the error of a leg that failed for a reason of this machine's,
-// nil if there is none. No server is to be given up for that.
-func ours(failed [2]error) error {
-	for _, err := range failed {
-		for _, e := range []unix.Errno{unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.ENOBUFS,
-			unix.EADDRNOTAVAIL, unix.EADDRINUSE} {
-			if errors.Is(err, e) {
-				return err
-			}
-		}
-		if errors.Is(err, errNoPort) {
-			return err
-		}
-	}
-	return nil
-}
-
-// redial is how often legs are dialled again whose address is in use.
-const redial = 2 * time.Millisecond
-
-// dialAgain tries c's legs again while the client's former connection from
-// that port is being ended, and starts c; or resets the client if no time is
-// left, or waiting will not help.
-func (s *service) dialAgain(c *conn, failed [2]error) {
-	defer s.ended.Done()
-	tick := time.NewTicker(redial)
-	defer tick.Stop()
-	for until := time.Now().Add(s.cfg.Timeout.Connect / 2); busy(ours(failed)) && time.Now().Before(until); {
-		select {
-		case <-s.stop:
-			return
-		case <-tick.C:
-			s.redialLegs(c, &failed)
-		}
-	}
-	if err := ours(failed); err != nil {
-		c.loop.Post(func() { c.refuse(err) })
-		return
-	}
 	c.loop.Post(func() { c.start(failed) })
-}
-
-// busy reports whether err says that an address is in use which need not stay
-// so: it is the client's own.
-func busy(err error) bool {
-	return errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EADDRINUSE)
 }
 
 // errNoServer is why a client is refused when no server is to be had.
@@ -151,6 +118,9 @@ var errNoServer = errors.New("no server is up")
 
 // open prepares a connection and chooses its servers.
 func (s *service) open(fd int, client netip.AddrPort) (*conn, error) {
+	if !affordable(fd) {
+		return nil, errFull
+	}
 	if err := setOptions(fd); err != nil {
 		return nil, err
 	}
@@ -172,6 +142,15 @@ func (s *service) open(fd int, client netip.AddrPort) (*conn, error) {
 		c.leg[l] = sock{fd: -1, conn: c, dialing: true}
 	}
 	return c, s.choose(c, head)
+}
+
+// affordable reports whether fd leaves enough descriptors for others: the
+// kernel always gives the lowest that is free. The limit may be changed while
+// we run.
+func affordable(fd int) bool {
+	var limit unix.Rlimit
+	err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit)
+	return err != nil || uint64(fd)+spareFiles < limit.Cur
 }
 
 // choose gives c its servers, its loop and its core.
@@ -197,10 +176,8 @@ func (s *service) choose(c *conn, head []byte) error {
 }
 
 // dialLegs sends the SYNs of c's legs and returns why those that could not be
-// sent could not.
+// sent could not. admit is held.
 func (s *service) dialLegs(c *conn) (failed [2]error) {
-	s.dialing.Lock()
-	defer s.dialing.Unlock()
 	for l, server := range c.servers {
 		if server < 0 {
 			continue
@@ -258,7 +235,7 @@ func (s *service) accepting() bool {
 
 // mayAccept is accepting with mu held.
 func (s *service) mayAccept() bool {
-	return s.closed || !s.pool.Frozen() && len(s.conns) < s.cfg.MaxConn
+	return !s.closed && !s.pool.Frozen() && len(s.conns) < s.cfg.MaxConn
 }
 
 // mayResume has acceptors go on that wait for room, or for a thaw. mu is held.
@@ -268,13 +245,22 @@ func (s *service) mayResume() {
 	}
 }
 
-// waitResume waits until connections may be accepted again, or never.
-func (s *service) waitResume() {
+// waitResume waits until connections may be accepted again; false: never.
+func (s *service) waitResume() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for !s.mayAccept() {
+	for !s.closed && !s.mayAccept() {
 		s.resume.Wait()
 	}
+	return !s.closed
+}
+
+// close ends accepting for good.
+func (s *service) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	s.resume.Broadcast()
 }
 
 // legAt returns c's leg at server.

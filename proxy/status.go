@@ -16,15 +16,18 @@ type ServiceStatus struct {
 	GatewayProtected int    `json:"gateway_protected"` // of these, surviving this gateway's death
 	Frozen           bool   `json:"frozen"`
 
-	Accepted uint64            `json:"accepted"`
-	Refused  uint64            `json:"refused"`
-	BytesIn  uint64            `json:"bytes_in"`
-	BytesOut uint64            `json:"bytes_out"`
-	Promoted uint64            `json:"promoted"`
-	Muted    uint64            `json:"muted"`
-	Diverged uint64            `json:"diverged"`
-	Dropped  map[string]uint64 `json:"dropped"` // legs, by reason
-	Ended    map[string]uint64 `json:"ended"`   // connections, by reason
+	Accepted uint64 `json:"accepted"`
+	Refused  uint64 `json:"refused"`
+	// AcceptErrors counts attempts to accept that failed for want of
+	// descriptors or memory; the clients wait.
+	AcceptErrors uint64            `json:"accept_errors"`
+	BytesIn      uint64            `json:"bytes_in"`
+	BytesOut     uint64            `json:"bytes_out"`
+	Promoted     uint64            `json:"promoted"`
+	Muted        uint64            `json:"muted"`
+	Diverged     uint64            `json:"diverged"`
+	Dropped      map[string]uint64 `json:"dropped"` // legs, by reason
+	Ended        map[string]uint64 `json:"ended"`   // connections, by reason
 }
 
 // ServerStatus is one server as the operator sees it. The JSON is stable.
@@ -57,7 +60,7 @@ func (s *service) status() ServiceStatus {
 		st.TwoLegs = 0
 	}
 	n := &s.count
-	st.Accepted, st.Refused = n.accepted.Load(), n.refused.Load()
+	st.Accepted, st.Refused, st.AcceptErrors = n.accepted.Load(), n.refused.Load(), n.acceptErrors.Load()
 	st.BytesIn, st.BytesOut = n.bytesIn.Load(), n.bytesOut.Load()
 	st.Promoted, st.Muted, st.Diverged = n.promoted.Load(), n.muted.Load(), n.diverged.Load()
 	st.Dropped, st.Ended = map[string]uint64{}, map[string]uint64{}

@@ -36,15 +36,18 @@ type ServiceStatus struct {
 	GatewayProtected int    `json:"gateway_protected"` // of these, surviving this gateway's death
 	Frozen           bool   `json:"frozen"`
 
-	Accepted uint64            `json:"accepted"`
-	Refused  uint64            `json:"refused"`
-	BytesIn  uint64            `json:"bytes_in"`  // from clients
-	BytesOut uint64            `json:"bytes_out"` // to clients
-	Promoted uint64            `json:"promoted"`
-	Muted    uint64            `json:"muted"`
-	Diverged uint64            `json:"diverged"`
-	Dropped  map[string]uint64 `json:"dropped"` // legs, by reason
-	Ended    map[string]uint64 `json:"ended"`   // connections, by reason
+	Accepted uint64 `json:"accepted"`
+	Refused  uint64 `json:"refused"`
+	// AcceptErrors counts attempts to accept that failed for want of
+	// descriptors or memory; the clients wait.
+	AcceptErrors uint64            `json:"accept_errors"`
+	BytesIn      uint64            `json:"bytes_in"`  // from clients
+	BytesOut     uint64            `json:"bytes_out"` // to clients
+	Promoted     uint64            `json:"promoted"`
+	Muted        uint64            `json:"muted"`
+	Diverged     uint64            `json:"diverged"`
+	Dropped      map[string]uint64 `json:"dropped"` // legs, by reason
+	Ended        map[string]uint64 `json:"ended"`   // connections, by reason
 }
 
 // ServerStatus is one server of a service. It has the fields of proxy.ServerStatus,

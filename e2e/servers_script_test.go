@@ -117,10 +117,7 @@ func wrongBytes() (list []misdeed) {
 		stays.gets = func(p *play) io.Reader {
 			return io.MultiReader(p.answerOf(p.primary, edit), strings.NewReader("bye\n"))
 		}
-		list = append(list, mute, eject, reset, length)
-		if edit == "flip" {
-			list = append(list, off, stays)
-		}
+		list = append(list, mute, eject, reset, length, off, stays)
 	}
 	return list
 }

@@ -122,7 +122,7 @@ func (p *player) send(f []string) error {
 	if err != nil {
 		return err
 	}
-	return p.stream(what.Reader(), what.Size, over)
+	return p.stream(what.Reader(), what.Size, 1, over)
 }
 
 func (p *player) text(f []string) error {
@@ -132,11 +132,11 @@ func (p *player) text(f []string) error {
 		return err
 	}
 	t := Text(int(n.Size), n.Seed, p.name)
-	return p.stream(strings.NewReader(t), int64(len(t)), over)
+	return p.stream(strings.NewReader(t), int64(len(t)), int64(len(t))/max(1, n.Size), over)
 }
 
-// stream sends what the lines before have made of a stream.
-func (p *player) stream(r io.Reader, size int64, over time.Duration) error {
+// stream sends what the lines before have made of a stream, in whole units.
+func (p *player) stream(r io.Reader, size, unit int64, over time.Duration) error {
 	for _, e := range p.edits {
 		r, size = e.Apply(r), size+e.grows()
 	}
@@ -146,9 +146,9 @@ func (p *player) stream(r io.Reader, size int64, over time.Duration) error {
 	cut := p.cut
 	p.edits, p.cut.how = nil, ""
 	if cut.how == "" {
-		return sendEvenly(p.c, r, size, size, over)
+		return sendEvenly(p.c, r, size, size, unit, over)
 	}
-	if err := sendEvenly(p.c, r, min(cut.at, size), size, over); err != nil {
+	if err := sendEvenly(p.c, r, min(cut.at, size), size, unit, over); err != nil {
 		return err
 	}
 	return p.end(cut.how)
@@ -286,19 +286,23 @@ func Text(lines int, seed uint64, name string) string {
 	var b strings.Builder
 	for i := range lines {
 		id := crc32.ChecksumIEEE([]byte(name + strconv.Itoa(i)))
-		fmt.Fprintf(&b, "line %d of %d id=%08d end\n", i, seed, id%1e8)
+		fmt.Fprintf(&b, "line %06d of %d id=%08d end\n", i, seed, id%1e8)
 	}
 	return b.String()
 }
 
 // sendEvenly sends the first bytes of a stream so fast that all of its size
-// would take that time.
-func sendEvenly(w io.Writer, stream io.Reader, first, size int64, over time.Duration) error {
+// would take that time. It sends whole units, the last may be shorter.
+func sendEvenly(w io.Writer, stream io.Reader, first, size, unit int64, over time.Duration) error {
 	start := time.Now()
 	tick := time.NewTicker(pace)
 	defer tick.Stop()
 	for sent := int64(0); sent < first; {
-		if due := min(first, allowed(size, time.Since(start), over)); due > sent {
+		due := min(first, allowed(size, time.Since(start), over))
+		if due < first {
+			due -= due % unit
+		}
+		if due > sent {
 			n, err := io.CopyN(w, stream, due-sent)
 			if err != nil {
 				return err
@@ -315,5 +319,5 @@ func sendEvenly(w io.Writer, stream io.Reader, first, size int64, over time.Dura
 // sendPaced sends what a clock allows: at each moment the part of the stream
 // that is the elapsed part of the time.
 func sendPaced(w io.Writer, what content.Content, over time.Duration) error {
-	return sendEvenly(w, what.Reader(), what.Size, what.Size, over)
+	return sendEvenly(w, what.Reader(), what.Size, what.Size, 1, over)
 }

@@ -38,6 +38,12 @@ var ErrFramesLost = errors.New("the capture lost frames")
 
 // Capture records the frames that pass a place in the lab: their headers with
 // the kernel's time stamps, in memory. See Link.Capture for what is seen.
+//
+// The kernel writes the frames into a ring of fixed slots (PACKET_RX_RING,
+// TPACKET_V2) that this process has mapped. Version 2 because a slot can be
+// read as soon as its frame is in it: version 3 hands over whole blocks, and a
+// question asked right after an event would miss the event. Every question
+// first empties the ring, so it covers what passed before it was asked.
 type Capture struct {
 	// Constant after open.
 	lab   *Lab
@@ -83,6 +89,8 @@ func (l *Lab) CaptureNetwork(name string) (*Capture, error) {
 	return l.capture(l.sw, name, "network "+name, true)
 }
 
+// capture opens a capture in the namespace of h and enters it into the list that
+// Close stops. From its return on, every frame that passes is seen.
 func (l *Lab) capture(h *Host, dev, where string, promiscuous bool) (*Capture, error) {
 	c := &Capture{lab: l, where: where, limit: maxFrames, quit: make(chan struct{}), idle: make(chan struct{})}
 	err := h.Do(func() (err error) {
@@ -165,6 +173,8 @@ func (c *Capture) drain() {
 	}
 }
 
+// keep copies a frame out of the ring, into large pieces of memory that many
+// frames share: one allocation each would cost more than the frame. c.mu is held.
 func (c *Capture) keep(data []byte, ci gopacket.CaptureInfo) {
 	if len(c.frames) >= c.limit {
 		c.lost++
@@ -234,6 +244,8 @@ func (c *Capture) WritePcap(path string) error {
 	return errors.Join(lost, wrap(errors.Join(writePcap(f, frames), f.Close()), "write pcap %s", path))
 }
 
+// writePcap writes the classic format with time stamps in nanoseconds. The true
+// length goes with each frame, so that a reader sees what was cut off.
 func writePcap(w io.Writer, frames []frame) error {
 	pw := pcapgo.NewWriterNanos(w)
 	if err := pw.WriteFileHeader(snapLen, layers.LinkTypeEthernet); err != nil {

@@ -58,6 +58,9 @@ func (k *Link) insertRelay(in, out time.Duration) (r *relay, err error) {
 	return r, nil
 }
 
+// addRelayDevs makes the veth pair of a relay: port in the bridge, near for the
+// relay. While the cable is a port of the same bridge nothing sends to near, so
+// that there is no loop.
 func (k *Link) addRelayDevs(port, near string) error {
 	sw := k.host.lab.sw
 	br, err := k.host.lab.network(k.network)

@@ -67,6 +67,7 @@ func (h *Host) WaitListen(ctx context.Context, addr string) error {
 	})
 }
 
+// errNotListening is what WaitListen has seen last when it gives up.
 var errNotListening = errors.New("nothing listens there")
 
 // tcpListen is TCP_LISTEN of the kernel's net/tcp_states.h.

@@ -9,6 +9,19 @@
 //	defer l.Close()
 //	p, err := l.Host("s1").Start(ctx, lab.Cmd{Path: "nginx", Args: ...})
 //
+// A person enters a host with `ip netns exec`, the name being Host.Namespace:
+//
+//	ip netns exec lab-4711-1-s1 ss -tan
+//
+// In a test, package labtest makes errors fatal and closes the lab:
+//
+//	l := labtest.New(t, lab.Options{Hosts: lab.Standard("client", "s1")})
+//	seen := labtest.Capture(t, l.Host("client").Capture)
+//	cut := labtest.Inject(t)(l.Host("s1").LinkDown())
+//	...
+//	labtest.Undo(t, cut)
+//	resets, err := seen.RSTsTo(l.Host("client").Addr4())
+//
 // # What is removed, and when
 //
 // Close removes the processes, namespaces, mounts and files of the lab. Write
@@ -31,6 +44,7 @@
 //	+-----------------+    |       \ delay /                  |
 //	                       +----------------------------------+
 //
+// eth0 and its far end, named after the host, are one cable (a veth pair).
 // Packets are dropped, slowed and delayed in the switch's namespace, so that
 // the kernel of a host can't tell a fault from one of a real network: a
 // segment dropped by a rule on the sending host would be reported to that

@@ -55,6 +55,7 @@ const (
 	URG
 )
 
+// flagNames are nft's names, in the order of the bits.
 var flagNames = []string{"fin", "syn", "rst", "psh", "ack", "urg"}
 
 // String is like "syn|ack", and "0" for none.
@@ -110,6 +111,8 @@ func (m Match) nft() (string, error) {
 	return strings.Join(parts, " "), nil
 }
 
+// addAddresses adds the addresses. nft itself refuses two of different families,
+// and it adds what it needs to know the family.
 func (m Match) addAddresses(add func(string, ...any)) {
 	for _, a := range []struct {
 		field string
@@ -127,6 +130,8 @@ func (m Match) addAddresses(add func(string, ...any)) {
 	}
 }
 
+// addTransport adds protocol, ports and flags. "meta l4proto" finds the protocol
+// in both families, also behind IPv6 extension headers.
 func (m Match) addTransport(add func(string, ...any)) {
 	flags := m.Flags | m.Without
 	proto := m.Proto
@@ -172,13 +177,26 @@ type rule struct {
 	text string
 }
 
-// table is the nft table of all rules, in the switch's namespace.
+// table is the nft table of all rules, in the switch's namespace. With two
+// faults it looks like this:
+//
+//	table netdev lab {
+//		chain f1 { type filter hook egress device "s1" priority 0;
+//			meta l4proto tcp tcp dport 80 counter drop; }
+//		chain f2 { type filter hook ingress device "client" priority 0;
+//			numgen random mod 10000 < 200 counter drop; }
+//	}
+//
+// Ingress of the switch's port is the host's way out, egress its way in. Each
+// fault has chains of its own, so that undoing one leaves the others' counters
+// alone. Several chains on one hook all see a frame until one drops it.
 const table = "netdev lab"
 
 // ruleSerial makes the names of chains unique.
 var ruleSerial atomic.Int64
 
-// addRules adds rules in one batch, each in a chain of its own.
+// addRules adds rules in one batch, each in a chain of its own: all begin to
+// work at the same moment, or none does.
 func (k *Link) addRules(what string, rules []rule) (*Fault, error) {
 	first := ruleSerial.Add(int64(len(rules))) - int64(len(rules))
 	chain := func(i int) string { return fmt.Sprintf("f%d", first+int64(i)) }
@@ -221,6 +239,7 @@ func (l *Lab) nft(batch string) error {
 	return wrap(err, "%s", batch)
 }
 
+// nftCounter finds the counter in what `nft list chain` prints.
 var nftCounter = regexp.MustCompile(`counter packets (\d+)`)
 
 // nftCount reads the counter of a chain's only rule.

@@ -45,7 +45,9 @@ func (f *Fault) Dropped() (uint64, error) {
 func (f *Fault) String() string { return f.what }
 
 // portFault is a fault that is set up on the device which is the bridge's
-// port for a link. When a delay relay comes or goes, that device changes.
+// port for a link. When a delay relay comes or goes, that device changes, and
+// the fault is lifted from the old one and applied to the new one: its counter
+// begins again at 0.
 type portFault struct {
 	apply func(dev string) error
 	lift  func(dev string) error
@@ -144,7 +146,9 @@ func (k *Link) Isolate() (*Fault, error) {
 }
 
 // Freeze stops the machine: silence on all its cables, and all its processes
-// stopped. Its kernel is the machine's and goes on, unheard.
+// stopped. The cables stay up, as those of a machine that hangs do. Its kernel
+// can't be stopped: its timers go on, and what it sends is lost. Go code of
+// this process that uses the host's sockets is not stopped either.
 func (h *Host) Freeze() (*Fault, error) {
 	what := "freeze " + h.name
 	cut, err := h.onAllLinks((*Link).Isolate)

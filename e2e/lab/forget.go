@@ -30,6 +30,8 @@ func forgetConnections() error {
 	return errors.Join(errs...)
 }
 
+// destroy ends one socket. The cookie in the request makes sure that it is the
+// one that was listed, not a later one with the same addresses.
 func destroy(s *netlink.Socket) error {
 	req := nl.NewNetlinkRequest(nl.SOCK_DESTROY, unix.NLM_F_ACK)
 	req.AddRawData(diagRequest(s))

@@ -56,6 +56,7 @@ type gapFinder struct {
 	filled  []Gap
 }
 
+// add takes the next segment of the direction, in the order of capture.
 func (g *gapFinder) add(s Segment) {
 	if s.Flags&RST != 0 {
 		return // its number may be anything

@@ -50,7 +50,8 @@ type Link struct {
 	faults map[*portFault]struct{}
 }
 
-// newHost makes a host without links. The sysctls are set before it has any.
+// newHost makes a host without links. The sysctls are set before it has any:
+// an interface takes its settings from "default" at the moment when it is made.
 func newHost(l *Lab, name string, sysctls []sysctl) (h *Host, err error) {
 	h = &Host{lab: l, name: name}
 	h.ns, err = createNamespace(l.id+"-"+name, func() error { return setAll(sysctls) })
@@ -83,6 +84,7 @@ func (h *Host) remove() error {
 	return h.removeErr
 }
 
+// closeNetlink waits until nobody uses the handle.
 func (h *Host) closeNetlink() {
 	h.using.Lock()
 	defer h.using.Unlock()
@@ -128,6 +130,8 @@ func (h *Host) DeleteRoute(r Route) error {
 	return wrap(err, "delete route of %s to %v via %v", h.name, r.Dst, r.Via)
 }
 
+// netlink writes the default route out as the zero prefix of its family: with
+// no destination at all the kernel would not know which family is meant.
 func (r Route) netlink() *netlink.Route {
 	dst := r.Dst
 	if !dst.IsValid() {
@@ -139,6 +143,7 @@ func (r Route) netlink() *netlink.Route {
 	return &netlink.Route{Dst: ipNet(dst.Masked()), Gw: r.Via.AsSlice()}
 }
 
+// ipNet keeps the address as it is; Masked drops the host part first.
 func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }

@@ -52,6 +52,9 @@ type Lab struct {
 	closeErr error
 }
 
+// namePattern keeps names short enough for interfaces (15 characters with the
+// relay's prefix and a link's number) and free of what nft or sysctl would
+// understand otherwise.
 var namePattern = regexp.MustCompile(`^[a-z][a-z0-9]{0,8}$`)
 
 // New builds a lab. It first removes what labs of dead processes have left.
@@ -87,6 +90,8 @@ func New(opt Options) (l *Lab, err error) {
 	return l, nil
 }
 
+// build makes everything that the options ask for. Cables come up while the next
+// hosts are being made; they are waited for at the end.
 func (l *Lab) build() error {
 	if err := allowCongestionControl(l.opt.CongestionControl); err != nil {
 		return err
@@ -133,6 +138,10 @@ func (l *Lab) Close() error {
 	return l.closeErr
 }
 
+// removeAll goes on after errors: what can be removed is. Captures first, since
+// the end is not worth looking at; then the cables, so that nothing passes any
+// more; then host by host, and the lock last, which is what tells others that
+// there is nothing to sweep.
 func (l *Lab) removeAll() error {
 	l.mu.Lock()
 	l.closed = true

@@ -111,6 +111,7 @@ func shareNetnsDir() error {
 	return wrap(share(), "share %s", netnsDir)
 }
 
+// inodeOf is what a namespace is known by in /proc.
 func inodeOf(path string) (uint64, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
@@ -119,7 +120,8 @@ func inodeOf(path string) (uint64, error) {
 	return st.Ino, nil
 }
 
-// errGoexit is what onThread returns when f ended its goroutine.
+// errGoexit is what onThread returns when f ended its goroutine: t.FailNow
+// does so, and would otherwise leave the caller waiting for ever.
 var errGoexit = errors.New("the function ended its goroutine (a test's FailNow belongs into the test's own goroutine)")
 
 // outcome is how a function ended on a thread.
@@ -142,6 +144,7 @@ func onThread(f func() error) error {
 	return o.err
 }
 
+// spawn runs f on a thread of its own, which is not the main one.
 func spawn(f func() error, done chan<- outcome) {
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
@@ -182,6 +185,8 @@ type thread struct {
 	once  sync.Once
 }
 
+// newThread starts a thread in the namespace. If it can't be entered there is no
+// thread, and run would wait for ever: don't use what comes with an error.
 func newThread(n *namespace) (*thread, error) {
 	t := &thread{calls: make(chan func()), quit: make(chan struct{})}
 	ready := make(chan error, 1)
@@ -198,6 +203,8 @@ func newThread(n *namespace) (*thread, error) {
 	return t, <-ready
 }
 
+// serve runs functions one after the other. What is being run when end is called
+// is run to its end.
 func (t *thread) serve() {
 	for {
 		select {

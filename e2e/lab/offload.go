@@ -40,6 +40,8 @@ type ifreqData struct {
 	_    [16]byte // the union is larger than a pointer
 }
 
+// ethtoolSet does what `ethtool -K dev FEATURE off` did before netlink: one ioctl
+// per feature, which every kernel since 2.6 knows.
 func ethtoolSet(fd int, dev string, cmd, value uint32) error {
 	v := ethtoolValue{cmd, value}
 	req := ifreqData{data: unsafe.Pointer(&v)}

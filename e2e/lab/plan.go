@@ -61,6 +61,7 @@ func Standard(names ...string) []HostSpec {
 	return specs
 }
 
+// standardHost is one host of the plan, or one without links.
 func standardHost(name string) HostSpec {
 	switch name {
 	case "client", "g1", "g2", "w1", "s1", "s2", "s3":
@@ -73,6 +74,7 @@ func standardHost(name string) HostSpec {
 	return HostSpec{Name: name}
 }
 
+// lanHost is a host with one link, on the LAN.
 func lanHost(name string) HostSpec {
 	n := hostNumbers[name]
 	return HostSpec{
@@ -82,6 +84,7 @@ func lanHost(name string) HostSpec {
 	}
 }
 
+// outsideClient is rc, whose packets reach the LAN through the router only.
 func outsideClient() HostSpec {
 	return HostSpec{
 		Name:   "rc",
@@ -90,6 +93,7 @@ func outsideClient() HostSpec {
 	}
 }
 
+// router has one link on each network. It needs no routes: both are its own.
 func router() HostSpec {
 	return HostSpec{
 		Name:    "router",
@@ -98,6 +102,7 @@ func router() HostSpec {
 	}
 }
 
+// lanLink and outsideLink have both families on one interface.
 func lanLink(n int) LinkSpec {
 	return LinkSpec{Network: LAN, Addrs: []netip.Prefix{
 		netip.PrefixFrom(LAN4(n), 24), netip.PrefixFrom(LAN6(n), 64)}}

@@ -39,12 +39,15 @@ type Process struct {
 	// PID is its process id, and that of its group.
 	PID int
 
+	// Constant after start.
 	host *Host
 	name string
-	log  string
+	log  string // path
 	cmd  *exec.Cmd
-	done chan struct{}
-	err  error // set before done is closed
+
+	// Set by the goroutine that reaps the process.
+	done chan struct{} // closed at its end
+	err  error         // set before done is closed
 }
 
 // logSerial keeps the logs of two programs of the same name apart.
@@ -66,6 +69,8 @@ func (h *Host) Start(ctx context.Context, c Cmd) (*Process, error) {
 	return p, nil
 }
 
+// start opens the files, starts the program on the host's own thread (see thread)
+// and reaps it when it ends.
 func (p *Process) start(ctx context.Context, c Cmd) error {
 	if p.host.lab.isClosed() {
 		return errEnded
@@ -109,6 +114,7 @@ func (h *Host) Run(ctx context.Context, path string, args ...string) (string, er
 	return h.runInput(ctx, "", path, args...)
 }
 
+// runInput is Run with something on standard input.
 func (h *Host) runInput(ctx context.Context, stdin, path string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, path, args...)
 	var out bytes.Buffer // one writer: os/exec uses one pipe for both
@@ -208,6 +214,7 @@ func (p *Process) KillGroup9() error {
 	return err
 }
 
+// groupGone is an error while a member of the group lives in the host.
 func (p *Process) groupGone() error {
 	for _, pid := range processesIn(p.host.ns.inode) {
 		if group, err := unix.Getpgid(pid); err == nil && group == p.cmd.Process.Pid {

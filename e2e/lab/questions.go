@@ -23,10 +23,12 @@ func FromTo(src netip.Addr, dst netip.AddrPort) Tuple {
 	return Tuple{Src: netip.AddrPortFrom(src, 0), Dst: dst}
 }
 
+// matches tells whether a segment goes in this direction.
 func (t Tuple) matches(s Segment) bool {
 	return endMatches(t.Src, s.Src) && endMatches(t.Dst, s.Dst)
 }
 
+// endMatches compares one end, address and port each for themselves.
 func endMatches(want, have netip.AddrPort) bool {
 	return (!want.Addr().IsValid() || want.Addr() == have.Addr()) &&
 		(want.Port() == 0 || want.Port() == have.Port())
@@ -68,6 +70,7 @@ func (c *Capture) RSTsTo(addr netip.Addr) ([]Segment, error) {
 // FINs returns the segments of a direction that have FIN set.
 func (c *Capture) FINs(t Tuple) ([]Segment, error) { return c.withFlag(t, FIN) }
 
+// withFlag returns the segments of a direction that have a flag set.
 func (c *Capture) withFlag(t Tuple, flag TCPFlags) ([]Segment, error) {
 	return c.Select(func(s Segment) bool { return s.Flags&flag != 0 && t.matches(s) })
 }

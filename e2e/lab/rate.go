@@ -34,6 +34,8 @@ func (h *Host) shape(dev string, bitsPerSecond uint64) error {
 	})
 }
 
+// unshape brings the interface's default queue back. The rate in the request does
+// not matter.
 func (h *Host) unshape(dev string) error {
 	return h.withDev(dev, "unshape", func(nl *netlink.Handle, link netlink.Link) error {
 		return nl.QdiscDel(tokenBucket(link, 64_000))

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -23,6 +24,15 @@ const (
 // relay passes frames between two interfaces, each way after a fixed delay.
 // The frames carry virtio headers (PACKET_VNET_HDR), so that super-frames and
 // checksums still to be filled in stay what they are.
+//
+//	host's eth0 == cable [ files[0] --pipes[1]--> files[1] ] near == port, bridge
+//	                     [          <--pipes[0]--          ]
+//
+// A pipe has two goroutines and a ring between them. The reader stamps each
+// frame with the time at which it is due, and never waits for the writer: a
+// full ring loses frames, as a full queue of a router does. The writer sleeps
+// until the oldest frame is due; since the delay is the same for all frames of
+// a pipe, the oldest is always the next.
 type relay struct {
 	files [2]*os.File // packet sockets: the cable, the bridge's side
 	ifs   [2]int      // their interfaces
@@ -43,6 +53,10 @@ func openRelay(cable, bridge string) (*relay, error) {
 	return r, nil
 }
 
+// openPacket opens a packet socket that receives nothing yet: its protocol is 0
+// until bindPacket. A packet socket does not see what it sends itself, so the
+// frames of one direction don't come back in the other. It returns the interface's
+// index, too.
 func openPacket(dev string) (*os.File, int, error) {
 	ifi, err := net.InterfaceByName(dev)
 	if err != nil {
@@ -119,17 +133,24 @@ func (r *relay) lost() (uint64, error) {
 	return n, nil
 }
 
-func htons(v uint16) uint16 { return v<<8 | v>>8 }
+// htons brings a protocol number into network byte order.
+func htons(v uint16) uint16 {
+	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v))
+}
 
 // pipe is one direction of a relay.
 type pipe struct {
+	// Constant.
 	src, dst *os.File
 	delay    time.Duration
 	ring     *ring
-	lost     atomic.Uint64
-	hurry    atomic.Bool // don't wait any more
+
+	// Read and set by anybody.
+	lost  atomic.Uint64
+	hurry atomic.Bool // don't wait any more
 }
 
+// newPipe makes a direction that does not move yet.
 func newPipe(src, dst *os.File, delay time.Duration) *pipe {
 	return &pipe{src: src, dst: dst, delay: delay, ring: newRing(ringBytes)}
 }
@@ -203,11 +224,13 @@ type ring struct {
 	closed bool
 }
 
+// ringFrame is where a frame lies in the memory, and when it is due.
 type ringFrame struct {
 	start, end int
 	due        time.Time
 }
 
+// newRing makes an empty ring. Its memory is only used as far as it is filled.
 func newRing(size int) *ring {
 	r := &ring{mem: make([]byte, size)}
 	r.filled.L = &r.mu
@@ -270,6 +293,7 @@ func (r *ring) release() {
 	r.frames = r.frames[1:]
 }
 
+// close says that there will be no more frames; those in the ring still come out.
 func (r *ring) close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -18,7 +18,9 @@ const stateDir = "/run/sttcp-lab"
 // serial numbers the labs of this process.
 var serial atomic.Int64
 
-// reservation is a lab's unique id, its lock and its directory.
+// reservation is a lab's unique id, its lock and its directory. Whether a
+// lab's maker lives is asked of the lock, not of the process id in its name:
+// ids are used again, and mean nothing across containers that share /run.
 type reservation struct {
 	id   string
 	dir  string
@@ -48,6 +50,8 @@ func reserve(prefix string) (*reservation, error) {
 	return take(fmt.Sprintf("%s-%d-%d", prefix, os.Getpid(), serial.Add(1)))
 }
 
+// take makes the directory and the lock file. The file says where the directory
+// is, because TMPDIR may differ for the one who sweeps.
 func take(id string) (*reservation, error) {
 	dir, err := os.MkdirTemp("", id+".")
 	if err != nil {
@@ -138,6 +142,9 @@ func removeDirOf(id, lockPath string) error {
 	return os.RemoveAll(string(dir))
 }
 
+// flock locks the open file, not the process: a second lab of the same process is
+// kept away like any other. The kernel unlocks it when the process dies, however
+// it dies; children don't inherit it (close-on-exec).
 func flock(f *os.File, how int) error {
 	for {
 		err := unix.Flock(int(f.Fd()), how)

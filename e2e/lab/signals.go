@@ -58,6 +58,7 @@ func dieCleanly(sigs <-chan os.Signal) {
 	_ = unix.Kill(unix.Getpid(), sig.(unix.Signal))
 }
 
+// watchedLabs copies the list, since Close changes it.
 func watchedLabs() []*Lab {
 	watched.mu.Lock()
 	defer watched.mu.Unlock()

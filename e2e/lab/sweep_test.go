@@ -165,7 +165,8 @@ func TestTail(t *testing.T) {
 // plan, and fit into the kernel's 15 characters with the relay's prefix.
 func TestInterfaceNamesAndAddresses(t *testing.T) {
 	var seen []string
-	specs := append(Standard(), HostSpec{Name: "nineletts", Links: []LinkSpec{{Network: "x"}, {Network: "y"}}})
+	specs := append(Standard(), HostSpec{Name: "nineletts", Links: []LinkSpec{{Network: "x"}, {Network: "y"}}},
+		HostSpec{Name: "ninelette", Links: []LinkSpec{{Network: "x"}}})
 	for _, spec := range specs {
 		for i, ls := range spec.Links {
 			mac, name := macFor(ls, spec.Name, i), wireName(spec.Name, i)

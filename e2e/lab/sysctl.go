@@ -82,6 +82,8 @@ func sysctlPath(key string) (string, error) {
 	return "/proc/sys/" + strings.ReplaceAll(key, ".", "/"), nil
 }
 
+// writeSysctl writes to the namespace of the current thread: /proc/sys/net shows
+// each reader its own.
 func writeSysctl(key, value string) error {
 	path, err := sysctlPath(key)
 	if err != nil {
@@ -95,6 +97,7 @@ func writeSysctl(key, value string) error {
 	return wrap(errors.Join(err, f.Close()), "set sysctl %s to %q", key, value)
 }
 
+// readSysctl reads from the namespace of the current thread.
 func readSysctl(key string) (string, error) {
 	path, err := sysctlPath(key)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"net"
 	"net/netip"
 
@@ -88,6 +89,8 @@ func (l *Lab) AddHost(spec HostSpec) (*Host, error) {
 	return h, waitReady([]*Host{h})
 }
 
+// addHost makes a host whose links may not be up yet. On an error nothing is left
+// of it; the end of its cables in the switch goes with its namespace.
 func (l *Lab) addHost(spec HostSpec) (*Host, error) {
 	if err := l.checkSpec(spec); err != nil {
 		return nil, fmt.Errorf("add host %q: %w", spec.Name, err)
@@ -106,6 +109,7 @@ func (l *Lab) addHost(spec HostSpec) (*Host, error) {
 	return h, nil
 }
 
+// checkSpec refuses what the kernel would refuse later with a poorer message.
 func (l *Lab) checkSpec(spec HostSpec) error {
 	switch {
 	case !namePattern.MatchString(spec.Name) || spec.Name == "net":
@@ -217,11 +221,13 @@ func wireName(host string, i int) string {
 	return fmt.Sprintf("%s.%d", host, i)
 }
 
-// macFor is a locally administered address that reads like the interface's
-// first address; interfaces without an IPv4 one get it from their name.
+// macFor is the same in every run, so that captures can be compared: a locally
+// administered address that reads like the interface's first IPv4 address, or
+// else has a hash of the host's name.
 func macFor(spec LinkSpec, host string, i int) net.HardwareAddr {
-	mac := net.HardwareAddr{0x02, byte(i), 0, 0, 0, 0}
-	copy(mac[2:], host)
+	hash := fnv.New32a()
+	hash.Write([]byte(host))
+	mac := net.HardwareAddr(hash.Sum([]byte{0x02, byte(i)}))
 	for _, a := range spec.Addrs {
 		if a.Addr().Is4() {
 			v4 := a.Addr().As4()
@@ -256,6 +262,8 @@ func (k *Link) waitCarrier(up bool) error {
 	})
 }
 
+// checkCarrier compares the operational state of an interface, which follows the
+// other end, with what is wanted.
 func (h *Host) checkCarrier(dev string, up bool) error {
 	return h.withDev(dev, "check", func(_ *netlink.Handle, link netlink.Link) error {
 		if is := link.Attrs().OperState; (is == netlink.OperUp) != up {

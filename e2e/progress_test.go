@@ -126,14 +126,18 @@ func hangUp(c *rig.Conn) error {
 // errOver is for a conversation that has ended before it should.
 var errOver = errors.New("it has ended already")
 
-// reach waits until so many units are done.
+// reach waits until so many units are done. It fails when the conversation
+// ends before.
 func (t *talk) reach(ctx context.Context, n int64) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	return lab.Until(ctx, fmt.Sprintf("progress to %d", n), func() error {
-		have := t.value()
+		going, have := t.going(), t.value()
 		switch {
 		case have >= n:
 			return nil
-		case !t.going():
+		case !going:
+			cancel()
 			return errors.Join(errOver, t.err)
 		}
 		return fmt.Errorf("it is at %d", have)

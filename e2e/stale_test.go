@@ -52,18 +52,19 @@ func loseS1(w *world, talk *talk) {
 	w.until("s1 healthy", func() error { return w.healthy("s1") })
 }
 
-// healthy returns nil if the gateway's checks find the server well.
-func (w *world) healthy(server string) error {
+// healthy returns nil if the gateway's checks find the server well: NAME, or
+// SERVICE/NAME.
+func (w *world) healthy(name string) error {
 	servers, err := w.gw.Admin.Servers(w.ctx)
 	if err != nil {
 		return err
 	}
 	for _, s := range servers {
-		if s.Name == server && s.Healthy {
+		if s.Healthy && (s.Name == name || s.Service+"/"+s.Name == name) {
 			return nil
 		}
 	}
-	return fmt.Errorf("server %s is not healthy", server)
+	return fmt.Errorf("server %s is not healthy", name)
 }
 
 // TestStaleSurvivesRestart has a server miss bytes. It stays out, however the

@@ -50,13 +50,12 @@ var scenarios = []string{
 var more = []string{
 	"download200  kill  primary  ipv4  source-vip     vip     stateful   offload  cubic",
 	"keepalive  hang    primary  ipv4  source-vip     vip     stateful   offload  bbr  ",
-	"redis      hang    backup   ipv6  source-client  routed  stateless  offload  cubic",
-	"redis      power   primary  ipv4  source-client  vip     stateful   offload  cubic",
 	"download   silent  primary  ipv6  source-client  vip     stateless  offload  bbr  ",
-	"keepalive  nic     backup   ipv6  source-vip     vip     stateful   offload  bbr  ",
 	"download   kill    primary  ipv4  source-client  routed  stateful   offload  bbr  lossy",
 	"redis      kill    primary  ipv6  source-vip     vip     stateful   offload  cubic  far",
 	"redis      link    primary  ipv4  source-vip     routed  stateless  offload  bbr  lossy far",
+	"upload     kill    primary  ipv6  source-client  routed  stateful   offload  bbr  ",
+	"upload     link    backup   ipv4  source-vip     vip     stateless  offload  cubic",
 }
 
 // setting is one value of each dimension.
@@ -159,6 +158,8 @@ func (s setting) load() load {
 		return &download{size: 40 << 20, rate: "10m"}
 	case "download200":
 		return &download{size: 200 << 20, rate: "50m"}
+	case "upload":
+		return upload{}
 	}
 	return &pipeline{}
 }
@@ -289,9 +290,8 @@ func (s setting) network(w *world) {
 	}
 }
 
-// strike breaks the victim: its program is killed, hangs (its kernel does
-// not), its cable is pulled, its network card set down, all is lost on its
-// cable, or its power is cut.
+// strike breaks the victim: its program is killed, or hangs (its kernel does
+// not), its cable is pulled, or all is lost there.
 func (s setting) strike(w *world, victim string) {
 	w.Helper()
 	server, host := w.servers[victim], w.lab.Host(victim)
@@ -302,12 +302,8 @@ func (s setting) strike(w *world, victim string) {
 		w.no(server.Stop())
 	case "link":
 		labtest.Inject(w.T)(host.LinkDown())
-	case "nic":
-		labtest.Inject(w.T)(host.NICDown())
 	case "silent":
 		labtest.Inject(w.T)(host.Isolate())
-	case "power":
-		labtest.Inject(w.T)(host.PowerOff())
 	}
 }
 

@@ -251,9 +251,20 @@ func resetNothingMissed(s *scene) {
 	s.reset(c)
 	s.ended("client-reset", 1)
 	s.no(back.Undo())
-	s.until("both healthy", func() error { return errors.Join(s.healthy("s1"), s.healthy("s2")) })
+	s.until("both healthy", s.allHealthy)
 	s.hostGot(other(s.victim), lines(0, 20), "rst")
 	s.bothHaveStart(lines(0, 20))
+}
+
+// allHealthy returns nil if the gateway's checks find every server well.
+func (s *scene) allHealthy() error {
+	servers, err := s.gw.Admin.Servers(s.ctx)
+	for _, srv := range servers {
+		if !srv.Healthy {
+			err = errors.Join(err, fmt.Errorf("%s is not healthy", srv.Name))
+		}
+	}
+	return err
 }
 
 // closeWithKill has client and primary end in the same moment.

@@ -53,10 +53,19 @@ func (a *acceptor) run() {
 			}
 		default:
 			a.svc.count.acceptErrors.Add(1)
-			a.svc.log.Error("accept", "error", err)
+			a.complain(err)
 			time.Sleep(outOfFiles) // no event tells that a descriptor is free again
 		}
 	}
+}
+
+// complain logs an error now and then: it comes again with every attempt.
+func (a *acceptor) complain(err error) {
+	if time.Since(a.said) < 10*time.Second {
+		return
+	}
+	a.said = time.Now()
+	a.svc.log.Error("no connection can be accepted; clients wait", "error", err)
 }
 
 // next waits for a connection and takes it.
@@ -110,11 +119,65 @@ func (a *acceptor) take(fd int, peer unix.Sockaddr) {
 		return
 	}
 	failed := s.dialLegs(c)
+	if busy(ours(failed)) {
+		s.redials.Go(func() { s.dialAgain(c, failed) })
+		return
+	}
 	c.loop.Post(func() { c.start(failed) })
+}
+
+// ours returns the error of a leg that failed for a reason of this machine's,
+// nil if there is none. No server is to be given up for that.
+func ours(failed [2]error) error {
+	for _, err := range failed {
+		for _, e := range []unix.Errno{unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.ENOBUFS,
+			unix.EADDRNOTAVAIL, unix.EADDRINUSE} {
+			if errors.Is(err, e) {
+				return err
+			}
+		}
+		if errors.Is(err, errNoPort) {
+			return err
+		}
+	}
+	return nil
+}
+
+// redial is how often legs are dialled again whose address is in use.
+const redial = 2 * time.Millisecond
+
+// dialAgain tries c's legs again while the client's former connection from
+// that port is being ended, and starts c, which resets the
+// client if that did not help, or no time was left.
+func (s *service) dialAgain(c *conn, failed [2]error) {
+	tick := time.NewTicker(redial)
+	defer tick.Stop()
+	for until := time.Now().Add(s.cfg.Timeout.Connect / 2); busy(ours(failed)) && time.Now().Before(until); {
+		select {
+		case <-s.leaving:
+			until = time.Time{}
+		case <-tick.C:
+			s.redialLegs(c, &failed)
+		}
+	}
+	c.loop.Post(func() { c.start(failed) })
+}
+
+// busy reports whether err says that an address is in use which need not stay
+// so: it is the client's own.
+func busy(err error) bool {
+	return errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EADDRINUSE)
 }
 
 // errNoServer is why a client is refused when no server is to be had.
 var errNoServer = errors.New("no server is up")
+
+// errFull is why a client is refused when only spareFiles descriptors are left.
+var errFull = errors.New("too many open files")
+
+// spareFiles is how many descriptors clients leave for the health checks, the
+// operator and the legs of those who were let in.
+const spareFiles = 64
 
 // open prepares a connection and chooses its servers.
 func (s *service) open(fd int, client netip.AddrPort) (*conn, error) {
@@ -178,6 +241,8 @@ func (s *service) choose(c *conn, head []byte) error {
 // dialLegs sends the SYNs of c's legs and returns why those that could not be
 // sent could not. admit is held.
 func (s *service) dialLegs(c *conn) (failed [2]error) {
+	s.dialing.Lock()
+	defer s.dialing.Unlock()
 	for l, server := range c.servers {
 		if server < 0 {
 			continue
@@ -259,8 +324,11 @@ func (s *service) waitResume() bool {
 func (s *service) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.closed = true
-	s.resume.Broadcast()
+	if !s.closed {
+		s.closed = true
+		close(s.leaving)
+		s.resume.Broadcast()
+	}
 }
 
 // legAt returns c's leg at server.

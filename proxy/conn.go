@@ -229,14 +229,23 @@ func (c *conn) confirm() {
 	}
 }
 
+// call has f called by the loop once c has started, even if it is over by then,
+// and reports whether it will be. The service knows a connection before its
+// loop does.
+func (c *conn) call(f func()) bool {
+	return c.loop.Post(func() {
+		if c.started {
+			f()
+			return
+		}
+		c.early = append(c.early, f)
+	})
+}
+
 // tell has f called by the loop, if the connection is not over by then.
 func (c *conn) tell(f func()) {
-	c.loop.Post(func() {
-		switch {
-		case c.closed:
-		case !c.started:
-			c.early = append(c.early, f)
-		default:
+	c.call(func() {
+		if !c.closed {
 			f()
 		}
 	})
@@ -251,20 +260,15 @@ func (c *conn) happen(e stream.Event) {
 	c.pump()
 }
 
-// start begins to watch the sockets. failed are legs that could not even be
-// tried.
+// start gives c to its loop. failed are legs that could not even be tried.
 func (c *conn) start(failed [2]error) {
 	c.timer.F = c.tick
 	c.worker.conns[c] = struct{}{}
 	c.started = true
-	c.watch(&c.k0)
-	for l := range stream.Leg(2) {
-		if err := failed[l]; err != nil {
-			c.log().Warn("leg could not be tried", "server", c.serverName(l), "error", err)
-			c.step(stream.Event{Type: stream.LegRefused, Leg: l})
-		} else if c.leg[l].fd >= 0 {
-			c.watch(&c.leg[l])
-		}
+	if err := c.watch(failed); err != nil {
+		c.svc.count.refused.Add(1)
+		c.log().Error("connection refused", "error", err)
+		c.cut(stream.ReasonNoServer)
 	}
 	for _, f := range c.early {
 		f()
@@ -273,20 +277,28 @@ func (c *conn) start(failed [2]error) {
 	c.pump()
 }
 
-// refuse ends a connection that can't be started, and was not.
-func (c *conn) refuse(err error) {
-	c.svc.count.refused.Add(1)
-	c.log().Warn("connection refused", "error", err)
-	c.cut()
-}
-
-// watch has the loop tell of s. It fails only for want of memory; then the
-// socket is as good as gone.
-func (c *conn) watch(s *sock) {
-	if err := c.loop.Add(s.fd, s); err != nil {
-		c.log().Error("socket could not be watched", "error", err)
-		s.broken, s.readable, s.ended = true, true, true
+// watch has the loop tell of the sockets. An error is a failure of this
+// machine (no descriptor, no port, no memory), and no server's.
+func (c *conn) watch(failed [2]error) error {
+	if err := ours(failed); err != nil {
+		return err
 	}
+	if err := c.loop.Add(c.k0.fd, &c.k0); err != nil {
+		return err
+	}
+	c.step(stream.Event{Type: stream.Gap}) // the time it took us to come here does not count
+	for l := range stream.Leg(2) {
+		switch err := failed[l]; {
+		case err != nil:
+			c.log().Warn("leg could not be tried", "server", c.serverName(l), "error", err)
+			c.step(stream.Event{Type: stream.LegRefused, Leg: l})
+		case c.leg[l].fd >= 0:
+			if err := c.loop.Add(c.leg[l].fd, &c.leg[l]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (c *conn) log() *slog.Logger { return c.svc.log.With("client", c.client) }
@@ -337,14 +349,12 @@ func (c *conn) perform(a *stream.Action) {
 		c.svc.gate.AllowClose(c.k0.fd)
 		c.k0.shutdown()
 	case stream.ResetClient, stream.CloseClient:
-		c.svc.gate.AllowClose(c.k0.fd)
-		c.k0.close(a.Type == stream.ResetClient)
+		c.close(&c.k0, a.Type == stream.ResetClient)
 	case stream.ShutdownLeg:
 		c.svc.gate.AllowClose(c.leg[a.Leg].fd)
 		c.leg[a.Leg].shutdown()
 	case stream.CloseLeg:
-		c.svc.gate.AllowClose(c.leg[a.Leg].fd)
-		c.leg[a.Leg].close(a.Reset)
+		c.close(&c.leg[a.Leg], a.Reset)
 	case stream.Done:
 		c.done(a.Why)
 	default:
@@ -412,16 +422,28 @@ func (c *conn) samples(a *stream.Action) []any {
 func (c *conn) done(why stream.Reason) {
 	c.closed = true
 	c.loop.Stop(&c.timer)
-	c.k0.close(false)
-	c.leg[0].close(true)
-	c.leg[1].close(true)
+	c.close(&c.k0, false)
+	c.close(&c.leg[0], true)
+	c.close(&c.leg[1], true)
 	delete(c.worker.conns, c)
 	c.svc.count.ended(why)
 	c.svc.over(c)
 }
 
-// cut ends the connection at once: the process is about to stop.
-func (c *conn) cut() {
-	c.k0.close(true)
-	c.done(stream.ReasonNone)
+// close closes s, if it is open; with reset by a RST. It is meant to be seen.
+func (c *conn) close(s *sock, reset bool) {
+	if s.fd < 0 {
+		return
+	}
+	c.svc.gate.AllowClose(s.fd)
+	s.close(reset)
+}
+
+// cut ends the connection at once, if it is not over.
+func (c *conn) cut(why stream.Reason) {
+	if c.closed {
+		return
+	}
+	c.close(&c.k0, true)
+	c.done(why)
 }

@@ -16,6 +16,7 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -24,6 +25,7 @@ import (
 	"sttcp/proxy/intercept"
 	"sttcp/proxy/pool"
 	"sttcp/proxy/stale"
+	"sttcp/proxy/stream"
 )
 
 // Proxy is the data path of one node.
@@ -36,9 +38,12 @@ type Proxy struct {
 	acceptors []*acceptor
 	store     *stale.Store
 	inter     intercept.Interceptor
+	accepts   sync.WaitGroup // of acceptors
 	loops     sync.WaitGroup
 
 	intercepts bool // there may be something to remove
+	close      sync.Once
+	closed     error // of Close
 }
 
 // New prepares the data path: the durable state is read and the listeners are
@@ -90,7 +95,7 @@ func (p *Proxy) addWorkers() error {
 func (p *Proxy) addService(vip *configs.VirtualIP, cfg *configs.Service) error {
 	s := &service{
 		cfg: cfg, core: coreConfig(cfg), gate: noGate{}, workers: p.workers, ports: &ports{}, store: p.store,
-		log: p.log.With("service", cfg.Name), stop: make(chan struct{}), wake: make(chan struct{}, 1),
+		log: p.log.With("service", cfg.Name), stop: make(chan struct{}), leaving: make(chan struct{}), wake: make(chan struct{}, 1),
 		conns: make(map[pool.ConnID]*conn), since: make([]time.Time, len(cfg.Servers)),
 	}
 	s.resume = sync.NewCond(&s.mu)
@@ -132,7 +137,6 @@ func (p *Proxy) listen(s *service) error {
 		if err != nil {
 			return err
 		}
-		a.family = family
 		p.acceptors = append(p.acceptors, a)
 	}
 	return nil
@@ -165,8 +169,7 @@ func (p *Proxy) Start() {
 		s.checks.Run()
 	}
 	for _, a := range p.acceptors {
-		a.svc.ended.Add(1)
-		go a.run()
+		p.accepts.Go(a.run)
 	}
 }
 
@@ -207,36 +210,51 @@ func ports2(in []configs.PortRange) []intercept.PortRange {
 // Stop stops accepting, waits until ctx is done or all connections have ended,
 // and cuts those that are left. It returns how many were cut.
 func (p *Proxy) Stop(ctx context.Context) (cut int) {
+	p.stopAccepting()
+	p.drain(ctx)
+	return p.cut()
+}
+
+// stopAccepting returns when every connection that there will ever be is known
+// to its loop.
+func (p *Proxy) stopAccepting() {
 	for _, s := range p.services {
-		s.mu.Lock()
-		s.closed = true
-		s.resume.Broadcast()
-		s.mu.Unlock()
+		s.close()
 	}
 	for _, a := range p.acceptors {
 		_ = a.file.Close()
 	}
-	p.drain(ctx)
+	p.accepts.Wait()
 	for _, s := range p.services {
-		for _, c := range s.all() {
-			p.log.Warn("connection cut", "service", s.cfg.Name, "client", c.client)
-			cut++
-		}
+		s.redials.Wait()
 	}
-	do(p.workers, (*conn).cut)
-	return cut
+}
+
+// cut ends every connection and returns how many there were.
+func (p *Proxy) cut() int {
+	var n atomic.Int64
+	do(p.workers, func(w *worker) {
+		w.each(func(c *conn) {
+			c.log().Warn("connection cut")
+			c.cut(stream.ReasonOperator)
+			n.Add(1)
+		})
+	})
+	return int(n.Load())
 }
 
 // Close ends interception and releases everything. Connections that are left
-// are cut.
+// are cut. Called again it does nothing.
 func (p *Proxy) Close() error {
-	do(p.workers, (*conn).cut)
-	var err error
-	if p.intercepts {
-		err = p.inter.Remove()
-	}
-	p.release()
-	return err
+	p.close.Do(func() {
+		p.stopAccepting()
+		p.cut()
+		if p.intercepts {
+			p.closed = p.inter.Remove()
+		}
+		p.release()
+	})
+	return p.closed
 }
 
 // drain waits until no connection is left, or ctx is done.
@@ -262,9 +280,7 @@ func (p *Proxy) open() int {
 
 // release ends every goroutine and closes what is open.
 func (p *Proxy) release() {
-	for _, a := range p.acceptors {
-		_ = a.file.Close()
-	}
+	p.stopAccepting()
 	for _, s := range p.services {
 		close(s.stop)
 		s.checks.Close()

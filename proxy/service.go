@@ -30,8 +30,18 @@ type service struct {
 	stop    chan struct{} // closed when the service is to end
 	ended   sync.WaitGroup
 
-	// dialing keeps the SYNs of a service in one order towards all servers.
-	// What it is held over does not block.
+	leaving chan struct{}  // closed with closed, for who may not hold mu
+	redials sync.WaitGroup // of dialAgain
+
+	// admit is held from the look for room to the SYNs of a new connection, by
+	// whatever acceptor, and while the service is frozen or thawed: so who is
+	// not told of a freeze is not let in. Taken before dialing and mu. What it
+	// is held over does not block, but for loops and redials, which never take
+	// it.
+	admit sync.Mutex
+
+	// dialing keeps the SYNs of two connections in one order towards all
+	// servers.
 	dialing sync.Mutex
 
 	mu     sync.Mutex // guards all that follows
@@ -231,17 +241,23 @@ func (s *service) allDown() {
 
 // cut ends connections and waits until they are silent.
 func (s *service) cut(ids []pool.ConnID) {
-	var wg sync.WaitGroup
+	var conns []*conn
 	for _, id := range ids {
-		c := s.find(id)
-		if c == nil {
-			continue
+		if c := s.find(id); c != nil {
+			conns = append(conns, c)
 		}
+	}
+	await(conns, func(c *conn) { c.cut(stream.ReasonOperator) })
+}
+
+// await has f called for each of conns by its loop, and waits for that.
+func await(conns []*conn, f func(*conn)) {
+	var wg sync.WaitGroup
+	for _, c := range conns {
 		wg.Add(1)
-		c.loop.Post(func() {
-			defer wg.Done()
-			c.cut()
-		})
+		if !c.call(func() { defer wg.Done(); f(c) }) {
+			wg.Done()
+		}
 	}
 	wg.Wait()
 }
@@ -328,6 +344,8 @@ func (s *service) health(server int, up bool, gen uint64, err error) {
 
 // freeze stops, or thaws, reading from all clients.
 func (s *service) freeze(on bool) {
+	s.admit.Lock()
+	defer s.admit.Unlock()
 	ev, what := pool.Event(pool.Thaw{}), stream.Thaw
 	if on {
 		ev, what = pool.Freeze{}, stream.Freeze
@@ -337,14 +355,6 @@ func (s *service) freeze(on bool) {
 		s.mayResume()
 		return err
 	}))
-	var wg sync.WaitGroup
-	for _, c := range s.all() {
-		wg.Add(1)
-		c.loop.Post(func() {
-			defer wg.Done()
-			c.happen(stream.Event{Type: what})
-		})
-	}
-	wg.Wait()
+	await(s.all(), func(c *conn) { c.happen(stream.Event{Type: what}) })
 	s.log.Warn("service frozen", "frozen", on)
 }

@@ -155,12 +155,27 @@ func (s *sock) close(reset bool) {
 	if s.fd < 0 {
 		return
 	}
+	fd := s.release()
 	if reset {
-		_ = unix.SetsockoptLinger(s.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+		abort(fd)
+		return
 	}
-	s.conn.loop.Forget(s.fd)
-	_ = unix.Close(s.fd)
+	_ = unix.Close(fd)
+}
+
+// release gives the descriptor up, unclosed, and returns it.
+func (s *sock) release() (fd int) {
+	fd = s.fd
+	s.conn.loop.Forget(fd)
 	s.fd, s.readable, s.writable = -1, false, false
+	return fd
+}
+
+// abort closes a connection by RST and discards what it still held
+// (RFC 9293, 3.10.5).
+func abort(fd int) {
+	_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	_ = unix.Close(fd)
 }
 
 func ignoringEINTR(f func() (int, error)) (int, error) {

@@ -47,15 +47,14 @@ func (w *worker) requeue(c *conn) {
 	})
 }
 
-// do has f called for every connection and waits until that is done.
-func do(workers []*worker, f func(*conn)) {
+// do has f called by every loop that still runs, and waits until that is done.
+func do(workers []*worker, f func(*worker)) {
 	var wg sync.WaitGroup
 	for _, w := range workers {
 		wg.Add(1)
-		w.loop.Post(func() {
-			defer wg.Done()
-			w.each(f)
-		})
+		if !w.loop.Post(func() { defer wg.Done(); f(w) }) {
+			wg.Done()
+		}
 	}
 	wg.Wait()
 }

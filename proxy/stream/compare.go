@@ -113,7 +113,7 @@ func (c *Conn) differ() (goOn bool) {
 	case doneA && doneB && len(a) != len(b), doneA && len(b) > len(a), doneB && len(a) > len(b):
 		c.diverged(c.verified) // one line is longer than the other
 		return false
-	case !(doneA && doneB) && !c.waitedEnough():
+	case !(doneA && doneB) && !c.waitedEnough(len(a), len(b)):
 		return false
 	}
 	return c.masked(a, b)
@@ -153,12 +153,22 @@ func (c *Conn) rest(l Leg) (line []byte, done bool) {
 }
 
 // waitedEnough reports whether a difference whose line has not ended is to be
-// judged all the same.
-func (c *Conn) waitedEnough() bool {
+// judged all the same: both have stood still at the same place for lineWait,
+// as at a prompt. One that is only behind, in the middle of what a mask may
+// cover, owes, and has until it is suspected for that: a lost segment costs
+// 200 ms. a and b are how much of the line's rest is there.
+func (c *Conn) waitedEnough(a, b int) bool {
+	if c.legs[0].closed != open || c.legs[1].closed != open {
+		return true
+	}
+	if a != b {
+		c.cmp.waitBy = 0
+		return max(c.still(&c.legs[0]), c.still(&c.legs[1])) >= c.cfg.Suspect
+	}
 	if c.cmp.waitBy == 0 {
 		c.cmp.waitBy = c.lagNow() + lineWait
 	}
-	return c.lagNow() >= c.cmp.waitBy || c.legs[0].closed != open || c.legs[1].closed != open
+	return c.lagNow() >= c.cmp.waitBy
 }
 
 // equalMasked reports whether two equally long lines are equal outside the

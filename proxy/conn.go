@@ -323,7 +323,9 @@ func (c *conn) learnAck(l stream.Leg) {
 }
 
 // rearm sets the timer for the core's next deadline, and for asking what the
-// servers have acknowledged where that matters.
+// servers have acknowledged where that matters. A timer that is set to an
+// earlier time stays, or a client that says something every moment would put
+// the asking off for ever.
 func (c *conn) rearm() {
 	at, ok := c.core.Deadline()
 	if c.core.NeedsAck(0) || c.core.NeedsAck(1) {
@@ -333,7 +335,7 @@ func (c *conn) rearm() {
 		c.loop.Stop(&c.timer)
 		return
 	}
-	c.loop.Set(&c.timer, at)
+	c.loop.SetBy(&c.timer, at)
 }
 
 // perform carries out one action of the core.

@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"sync"
 
@@ -42,13 +43,24 @@ func (p *ports) take() uint16 {
 	return p.next - 1
 }
 
+// jump goes on somewhere else: long-lived connections that were opened
+// together hold a run of ports, which is not worth to be tried one by one.
+func (p *ports) jump() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.next = firstLegPort + uint16(rand.N(lastLegPort-firstLegPort+1))
+}
+
 // dial sends a SYN from src to dst and does not wait for the answer. With
 // port 0 in src a port is taken from p. The descriptor is the caller's.
 func dial(src, dst netip.AddrPort, p *ports) (int, error) {
 	if src.Port() != 0 {
 		return dialFrom(src, dst)
 	}
-	for range dialTries {
+	for i := range dialTries {
+		if i%16 == 15 {
+			p.jump()
+		}
 		fd, err := dialFrom(netip.AddrPortFrom(src.Addr(), p.take()), dst)
 		if errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EADDRINUSE) {
 			continue

@@ -37,6 +37,7 @@ type Proxy struct {
 	workers   []*worker
 	acceptors []*acceptor
 	store     *stale.Store
+	ports     *ports // of all services, whose legs may meet at a server
 	inter     intercept.Interceptor
 	accepts   sync.WaitGroup // of acceptors
 	loops     sync.WaitGroup
@@ -49,7 +50,7 @@ type Proxy struct {
 // New prepares the data path: the durable state is read and the listeners are
 // there, but nothing is intercepted yet. Close releases everything.
 func New(cfg *configs.Config, log *slog.Logger) (p *Proxy, err error) {
-	p = &Proxy{cfg: cfg, log: log}
+	p = &Proxy{cfg: cfg, log: log, ports: &ports{}}
 	defer func() {
 		if err != nil {
 			p.release()
@@ -94,8 +95,9 @@ func (p *Proxy) addWorkers() error {
 
 func (p *Proxy) addService(vip *configs.VirtualIP, cfg *configs.Service) error {
 	s := &service{
-		cfg: cfg, core: coreConfig(cfg), gate: noGate{}, workers: p.workers, ports: &ports{}, store: p.store,
+		cfg: cfg, core: coreConfig(cfg), gate: noGate{}, workers: p.workers, ports: p.ports, store: p.store,
 		log: p.log.With("service", cfg.Name), stop: make(chan struct{}), leaving: make(chan struct{}), wake: make(chan struct{}, 1),
+		disk:  make(chan pool.Output, diskQueue(len(cfg.Servers))),
 		conns: make(map[pool.ConnID]*conn), since: make([]time.Time, len(cfg.Servers)),
 	}
 	s.resume = sync.NewCond(&s.mu)
@@ -164,8 +166,8 @@ func (p *Proxy) Intercept() error {
 // Start begins to serve.
 func (p *Proxy) Start() {
 	for _, s := range p.services {
-		s.ended.Add(1)
-		go s.run()
+		s.ended.Go(s.run)
+		s.ended.Go(s.write)
 		s.checks.Run()
 	}
 	for _, a := range p.acceptors {

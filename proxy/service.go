@@ -27,7 +27,8 @@ type service struct {
 	store   Store
 	checks  checker
 	count   counters
-	stop    chan struct{} // closed when the service is to end
+	stop    chan struct{}    // closed when the service is to end
+	disk    chan pool.Output // to be done by write, in order
 	ended   sync.WaitGroup
 
 	leaving chan struct{}  // closed with closed, for who may not hold mu
@@ -111,14 +112,15 @@ func (s *service) event(ev pool.Event) error {
 	return s.update(func(p *pool.Pool) error { return p.Step(ev) })
 }
 
-// run does what the pool asks for, in order, until the service ends. It alone
-// writes to the store, so that no connection's loop ever waits for a disk.
+// run does what the pool asks for, in order, until the service ends, and then
+// what is still to be done: a server that the last connection found wanting is
+// stale after a restart, too.
 func (s *service) run() {
-	defer s.ended.Done()
-	for {
+	defer close(s.disk)
+	for stopping := false; !stopping; {
 		select {
 		case <-s.stop:
-			return
+			stopping = true
 		case <-s.wake:
 		}
 		for _, out := range s.take() {
@@ -137,8 +139,8 @@ func (s *service) take() []pool.Output {
 
 func (s *service) do(out pool.Output) {
 	switch out := out.(type) {
-	case pool.PersistStale:
-		s.persist(out)
+	case pool.PersistStale, pool.ClearStale:
+		s.disk <- out // there is room, see diskQueue
 	case pool.EjectRecorded:
 		for _, id := range out.Conns {
 			if c := s.find(id); c != nil {
@@ -149,8 +151,6 @@ func (s *service) do(out pool.Output) {
 		s.dropLegs(out.Server, s.dropReason())
 	case pool.ResetConnections:
 		s.cut(out.Conns)
-	case pool.ClearStale:
-		s.clear(out.Server)
 	case pool.Recheck:
 		s.checks.Recheck(out.Server, out.Gen)
 	case pool.ProbeNow:
@@ -159,6 +159,24 @@ func (s *service) do(out pool.Output) {
 		s.allDown()
 	case pool.StateChanged:
 		s.changed(out)
+	}
+}
+
+// diskQueue returns how many writes may wait: a server is not made ready before
+// it is recorded as stale, so there is never more than that, and the clearing
+// of the time before.
+func diskQueue(servers int) int { return 2 * servers }
+
+// write keeps the store. Nobody else waits for the disk, which may be slow, or
+// broken for long: health, the operator's orders and all servers down go on.
+func (s *service) write() {
+	for out := range s.disk {
+		switch out := out.(type) {
+		case pool.PersistStale:
+			s.persist(out)
+		case pool.ClearStale:
+			s.clear(out.Server)
+		}
 	}
 }
 

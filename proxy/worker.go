@@ -17,7 +17,7 @@ type worker struct {
 }
 
 func newWorker(start time.Time, log *slog.Logger) (*worker, error) {
-	w := &worker{bufs: &buffers{}, conns: make(map[*conn]struct{})}
+	w := &worker{bufs: &buffers{free: make(map[int][][]byte)}, conns: make(map[*conn]struct{})}
 	loop, err := epoll.New(start, func(gap time.Duration) {
 		log.Warn("this process did not run for a while; no server is blamed for that time", "gap", gap)
 		w.each(func(c *conn) { c.happen(stream.Event{Type: stream.Gap}) })
@@ -60,40 +60,38 @@ func do(workers []*worker, f func(*worker)) {
 }
 
 // buffers lends the windows of one loop's connections their memory. What is
-// given back is kept for the next, up to keepBuffers of a size.
+// given back is kept for the next who asks for as much, up to keepBuffers. A
+// window asks for 16 KiB, then four times as much each time, up to what its
+// service is configured to: there are few sizes.
 type buffers struct {
-	free [3][][]byte
+	free map[int][][]byte // by size
+	kept int              // bytes in free
 }
 
-// keepBuffers is how many unused buffers of each size a loop keeps.
-const keepBuffers = 64
+// keepBuffers is how much unused memory a loop keeps, in bytes. A connection
+// that is served borrows at most three buffers and returns them when it is
+// empty, so this is for the next one, not for all.
+const keepBuffers = 4 << 20
 
-// The sizes, in bytes, by class. They are those that a window asks for.
-var bufferSizes = [3]int{16 << 10, 64 << 10, 256 << 10}
-
-// Get returns a buffer of at least n bytes.
+// Get returns a buffer of n bytes. What is in it is anybody's.
 func (b *buffers) Get(n int) []byte {
-	for class, size := range bufferSizes {
-		if n > size {
-			continue
-		}
-		free := b.free[class]
-		if len(free) == 0 {
-			return make([]byte, size)
-		}
-		buf := free[len(free)-1]
-		b.free[class] = free[:len(free)-1]
-		return buf
+	free := b.free[n]
+	if len(free) == 0 {
+		return make([]byte, n)
 	}
-	return make([]byte, n)
+	buf := free[len(free)-1]
+	free[len(free)-1] = nil
+	b.free[n] = free[:len(free)-1]
+	b.kept -= n
+	return buf
 }
 
-// Put takes a buffer back.
+// Put takes a buffer of Get's back.
 func (b *buffers) Put(buf []byte) {
 	buf = buf[:cap(buf)]
-	for class, size := range bufferSizes {
-		if len(buf) == size && len(b.free[class]) < keepBuffers {
-			b.free[class] = append(b.free[class], buf)
-		}
+	if b.kept+len(buf) > keepBuffers {
+		return
 	}
+	b.free[len(buf)] = append(b.free[len(buf)], buf)
+	b.kept += len(buf)
 }

@@ -251,6 +251,14 @@ func (l *Loop) Set(t *Timer, at time.Duration) {
 	}
 }
 
+// SetBy has t go off at time at, or before: if it is set to an earlier time
+// that is kept. What moves its deadline with every byte needs no more.
+func (l *Loop) SetBy(t *Timer, at time.Duration) {
+	if t.i == 0 || at < t.at {
+		l.Set(t, at)
+	}
+}
+
 // Stop has t not go off.
 func (l *Loop) Stop(t *Timer) {
 	if t.i != 0 {

@@ -304,3 +304,23 @@ func TestFailedSocket(t *testing.T) {
 		}
 	}
 }
+
+func TestSetByNeverPutsOff(t *testing.T) {
+	l := run(t, nil)
+	fired := make(chan struct{}, 2)
+	kept := Timer{F: func() { fired <- struct{}{} }}
+	earlier := Timer{F: func() { fired <- struct{}{} }}
+	call(t, l, func() {
+		l.SetBy(&kept, l.Now()+20*time.Millisecond)
+		l.SetBy(&kept, l.Now()+time.Hour)
+		l.SetBy(&earlier, l.Now()+time.Hour)
+		l.SetBy(&earlier, l.Now()+20*time.Millisecond)
+	})
+	for range 2 {
+		select {
+		case <-fired:
+		case <-time.After(10 * time.Second):
+			t.Fatal("a timer was put off")
+		}
+	}
+}

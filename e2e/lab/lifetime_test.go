@@ -88,7 +88,7 @@ func pidsFrom(t *testing.T, file string) (pids []int) {
 
 func TestCloseRemovesEverything(t *testing.T) {
 	labtest.NeedRoot(t)
-	defer goleak.VerifyNone(t)
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	fds := countFDs(t)
 	l := must[*lab.Lab](t)(lab.New(lab.Options{Hosts: lab.Standard("client", "s1", "router")}))
 	defer l.Close()

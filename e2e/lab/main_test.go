@@ -72,6 +72,8 @@ func serve(t *testing.T, h *lab.Host, port uint16, handle func(net.Conn)) {
 			if err != nil {
 				return
 			}
+			// A lab that was closed under it never ends a connection.
+			t.Cleanup(func() { c.Close() })
 			go func() {
 				defer c.Close()
 				handle(c)

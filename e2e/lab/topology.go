@@ -251,24 +251,40 @@ func waitReady(hosts []*Host) error {
 }
 
 // waitCarrier waits until both ends of the cable are up, or the host's end
-// has noticed that it is not connected.
+// has noticed that it is not connected. It does not wait for a closed lab.
 func (k *Link) waitCarrier(up bool) error {
-	return Until(context.Background(), fmt.Sprintf("carrier=%v on %v", up, k), func() error {
-		errs := []error{k.host.checkCarrier(k.name, up)}
-		if up {
-			errs = append(errs, k.host.lab.sw.checkCarrier(k.wire, up))
+	var ended error
+	err := Until(context.Background(), fmt.Sprintf("carrier=%v on %v", up, k), func() error {
+		err := k.host.checkCarrier(k.name, up)
+		if err == nil && up {
+			err = k.host.lab.sw.checkCarrier(k.wire, up)
 		}
-		return errors.Join(errs...)
+		if errors.Is(err, errEnded) {
+			ended, err = err, nil
+		}
+		return err
 	})
+	return errors.Join(err, ended)
 }
 
 // checkCarrier compares the operational state of an interface, which follows the
-// other end, with what is wanted.
+// other end, with what is wanted. An interface that is up must also have done
+// with its addresses: even without duplicate address detection the kernel
+// calls the link-local one tentative for a moment.
 func (h *Host) checkCarrier(dev string, up bool) error {
-	return h.withDev(dev, "check", func(_ *netlink.Handle, link netlink.Link) error {
+	return h.withDev(dev, "check", func(nl *netlink.Handle, link netlink.Link) error {
 		if is := link.Attrs().OperState; (is == netlink.OperUp) != up {
 			return fmt.Errorf("it is %v", is)
 		}
-		return nil
+		if !up {
+			return nil
+		}
+		addrs, err := nl.AddrList(link, netlink.FAMILY_V6)
+		for _, a := range addrs {
+			if a.Flags&unix.IFA_F_TENTATIVE != 0 {
+				err = errors.Join(err, fmt.Errorf("%v is tentative", a.IP))
+			}
+		}
+		return err
 	})
 }

@@ -271,7 +271,11 @@ func (k *assassin) begin(i int) *target {
 	if got, err := c.Ask("say hello"); err != nil || got != "hello" {
 		k.Fatalf("%s: greeting %q, %v; the gateway: %s", s.way.name, got, err, k.gw.Log())
 	}
-	s.primary = k.connection(s.way.name).Primary
+	conn, ok := k.connection(s.way.name)
+	if !ok {
+		k.Fatalf("service %s has no connection; the gateway: %s", s.way.name, k.gw.Log())
+	}
+	s.primary = conn.Primary
 	switch {
 	case s.way.victim == "primary", s.way.victim == "either" && k.rand.IntN(2) == 0:
 		s.victim = s.primary
@@ -289,28 +293,27 @@ func (k *assassin) begin(i int) *target {
 	return s
 }
 
-// connection is the only one of a service.
-func (k *assassin) connection(service string) admin.ConnStatus {
+// connection is the only one of a service, if it has one.
+func (k *assassin) connection(service string) (admin.ConnStatus, bool) {
 	k.Helper()
 	all, err := k.gw.Admin.Connections(k.ctx)
 	k.no(err)
 	for _, c := range all.Connections {
 		if c.Service == service {
-			return c
+			return c, true
 		}
 	}
-	k.Fatalf("service %s has no connection; the gateway: %s", service, k.gw.Log())
-	return admin.ConnStatus{}
+	return admin.ConnStatus{}, false
 }
 
 // kill kills the target's victim. It counts if the client has not got its last
 // byte.
 func (k *assassin) kill(round int, s *target) {
 	k.Helper()
-	if !s.going() {
-		return
+	before, there := k.connection(s.way.name)
+	if !there {
+		return // it was late
 	}
-	before := k.connection(s.way.name)
 	k.no(k.running[s.way.name+"/"+s.victim].KillGroup9())
 	if !s.going() {
 		return

@@ -151,12 +151,22 @@ func maskedBytes() []misdeed {
 			says: fmt.Sprintf("@VICTIM edit %s %d", edit, at) + aText}
 	}
 	return []misdeed{
+		{name: "mask half sent", who: either, keys: textMask, gets: halfSent,
+			says: "@VICTIM put id=1234\n@VICTIM wait 120ms\n@VICTIM say 5678-end\n@OTHER say id=99999999-end"},
 		{name: "text", keys: textMask, gets: text, says: strings.TrimSpace(aText)},
 		row("mask flip in", "flip", in, false), row("mask flip out", "flip", out, true),
 		row("mask add in", "add", in, true), row("mask add out", "add", out, true),
 		row("mask drop in", "drop", in, true), row("mask drop out", "drop", out, true),
 		row("mask flip newline", "flip", strings.LastIndexByte(testsrv.Text(textLines, 5, "s1")[:out], '\n'), true),
 	}
+}
+
+// halfSent is the line that one server sends in two parts, amid what is masked.
+func halfSent(p *play) io.Reader {
+	if p.victim == p.primary {
+		return strings.NewReader("id=12345678-end\n")
+	}
+	return strings.NewReader("id=99999999-end\n")
 }
 
 // maskedOffsets are offsets in the middle of the text that are masked, and

@@ -50,6 +50,7 @@ var commands map[string]command
 func init() { // a literal would refer to itself
 	commands = map[string]command{
 		"say":    {1, func(p *player, f []string) error { return p.write(f[0] + "\n") }},
+		"put":    {1, func(p *player, f []string) error { return p.write(f[0]) }},
 		"send":   {3, (*player).send},
 		"text":   {3, (*player).text},
 		"recv":   {1, (*player).recv},

@@ -30,6 +30,7 @@ func TestScript(t *testing.T) {
 	for _, tt := range []struct{ ask, want string }{
 		{"say hello\n", "hello\n"},
 		{"@s1 say yes\n@s2 say no\nsay all\n", "yes\nall\n"},
+		{"put hel\nsay lo\n", "hello\n"},
 		{"send 10 0s 4\n", c10},
 		{"edit flip 0\nsend 10 0s 4\nsend 10 0s 4\n", string(c10[0]^1) + c10[1:] + c10},
 		{"edit add 3\nsend 10 0s 4\n", c10[:3] + "+" + c10[3:]},

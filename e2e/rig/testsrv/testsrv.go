@@ -49,6 +49,7 @@ const (
 	// ends at a space or the line's end:
 	//
 	//	say WORD                  answers WORD and a newline
+	//	put WORD                  answers WORD alone
 	//	send BYTES DURATION SEED  answers as Paced does
 	//	text LINES DURATION SEED  answers Text, as evenly
 	//	recv BYTES                reads so many, answers their SHA-256

@@ -350,8 +350,10 @@ func (c *conn) perform(a *stream.Action) {
 	case stream.ShutdownClient:
 		c.svc.gate.AllowClose(c.k0.fd)
 		c.k0.shutdown()
-	case stream.ResetClient, stream.CloseClient:
-		c.close(&c.k0, a.Type == stream.ResetClient)
+	case stream.ResetClient:
+		c.resetClient()
+	case stream.CloseClient:
+		c.close(&c.k0, false)
 	case stream.ShutdownLeg:
 		c.svc.gate.AllowClose(c.leg[a.Leg].fd)
 		c.leg[a.Leg].shutdown()
@@ -439,6 +441,16 @@ func (c *conn) close(s *sock, reset bool) {
 	}
 	c.svc.gate.AllowClose(s.fd)
 	s.close(reset)
+}
+
+// resetClient resets the client, which first gets what was released to it.
+func (c *conn) resetClient() {
+	if c.k0.fd < 0 || c.k0.broken || !unsent(c.k0.fd) {
+		c.close(&c.k0, true)
+		return
+	}
+	c.svc.gate.AllowClose(c.k0.fd)
+	c.worker.resetAfter(c.k0.release(), c.loop.Now()+c.svc.core.Limit)
 }
 
 // cut ends the connection at once, if it is not over.

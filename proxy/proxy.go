@@ -241,6 +241,9 @@ func (p *Proxy) cut() int {
 			c.cut(stream.ReasonOperator)
 			n.Add(1)
 		})
+		for x := range w.lingering {
+			x.end()
+		}
 	})
 	return int(n.Load())
 }

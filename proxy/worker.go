@@ -11,13 +11,16 @@ import (
 
 // worker is one event loop and the connections that live on it.
 type worker struct {
-	loop  *epoll.Loop
-	bufs  *buffers
-	conns map[*conn]struct{} // owned by the loop's goroutine
+	loop *epoll.Loop
+	bufs *buffers
+
+	// Owned by the loop's goroutine.
+	conns     map[*conn]struct{}
+	lingering map[*lingerer]struct{}
 }
 
 func newWorker(start time.Time, log *slog.Logger) (*worker, error) {
-	w := &worker{bufs: &buffers{free: make(map[int][][]byte)}, conns: make(map[*conn]struct{})}
+	w := &worker{bufs: &buffers{free: make(map[int][][]byte)}, conns: make(map[*conn]struct{}), lingering: make(map[*lingerer]struct{})}
 	loop, err := epoll.New(start, func(gap time.Duration) {
 		log.Warn("this process did not run for a while; no server is blamed for that time", "gap", gap)
 		w.each(func(c *conn) { c.happen(stream.Event{Type: stream.Gap}) })

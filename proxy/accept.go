@@ -114,7 +114,7 @@ func (a *acceptor) take(fd int, peer unix.Sockaddr) {
 	c, err := s.open(fd, addrPort(peer))
 	if err != nil {
 		s.count.refused.Add(1)
-		s.log.Warn("connection refused", "client", addrPort(peer), "error", err)
+		s.warn(s.log, "connection refused", "client", addrPort(peer), "error", err)
 		abort(fd)
 		return
 	}

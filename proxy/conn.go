@@ -267,7 +267,7 @@ func (c *conn) start(failed [2]error) {
 	c.started = true
 	if err := c.watch(failed); err != nil {
 		c.svc.count.refused.Add(1)
-		c.log().Error("connection refused", "error", err)
+		c.svc.warn(c.log(), "connection refused", "error", err)
 		c.cut(stream.ReasonNoServer)
 	}
 	for _, f := range c.early {
@@ -290,7 +290,7 @@ func (c *conn) watch(failed [2]error) error {
 	for l := range stream.Leg(2) {
 		switch err := failed[l]; {
 		case err != nil:
-			c.log().Warn("leg could not be tried", "server", c.serverName(l), "error", err)
+			c.svc.warn(c.log(), "leg could not be tried", "server", c.serverName(l), "error", err)
 			c.step(stream.Event{Type: stream.LegRefused, Leg: l})
 		case c.leg[l].fd >= 0:
 			if err := c.loop.Add(c.leg[l].fd, &c.leg[l]); err != nil {
@@ -375,7 +375,7 @@ func (c *conn) publish(a *stream.Action) {
 		return
 	}
 	if err := c.svc.legFailed(c, a.Leg, a.Why); err != nil {
-		c.log().Warn("leg is kept although it failed", "server", c.serverName(a.Leg), "reason", a.Why, "error", err)
+		c.svc.warn(c.log(), "leg is kept although it failed", "server", c.serverName(a.Leg), "reason", a.Why, "error", err)
 		c.refused = a.Seq
 		return
 	}
@@ -399,16 +399,16 @@ func (c *conn) report(a *stream.Action) {
 	switch a.Type {
 	case stream.Dropped:
 		c.svc.count.dropped(a.Why)
-		log.Warn("leg dropped", "reason", a.Why)
+		c.svc.warn(log, "leg dropped", "reason", a.Why)
 	case stream.Promoted:
 		c.svc.count.promoted.Add(1)
-		log.Warn("backup promoted")
+		c.svc.warn(log, "backup promoted")
 	case stream.Muted:
 		c.svc.count.muted.Add(1)
-		log.Warn("leg muted", "reason", a.Why)
+		c.svc.warn(log, "leg muted", "reason", a.Why)
 	case stream.Diverged:
 		c.svc.count.diverged.Add(1)
-		log.Warn("answers differ", c.samples(a)...)
+		c.svc.warn(log, "answers differ", c.samples(a)...)
 	}
 }
 

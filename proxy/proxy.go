@@ -237,7 +237,7 @@ func (p *Proxy) cut() int {
 	var n atomic.Int64
 	do(p.workers, func(w *worker) {
 		w.each(func(c *conn) {
-			c.log().Warn("connection cut")
+			c.svc.warn(c.log(), "connection cut")
 			c.cut(stream.ReasonOperator)
 			n.Add(1)
 		})

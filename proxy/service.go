@@ -27,6 +27,7 @@ type service struct {
 	store   Store
 	checks  checker
 	count   counters
+	lines   brake
 	stop    chan struct{}    // closed when the service is to end
 	disk    chan pool.Output // to be done by write, in order
 	ended   sync.WaitGroup

@@ -279,7 +279,7 @@ func (p *play) receive(ctx context.Context, c *rig.Conn, pr *progress) error {
 		if p.strike != nil && p.up == 0 && at < p.at {
 			limit = min(limit, p.at-at)
 		}
-		k, err := io.ReadFull(want, exp[:limit])
+		k, _ := io.ReadFull(want, exp[:limit]) // fails only at the end
 		if k == 0 {
 			return nil
 		}

@@ -115,6 +115,7 @@ func (s *scene) checkUnblamed() {
 // byte goes any more in either direction, and then read.
 func stopReadingSending(s *scene) {
 	c := s.open()
+	s.no(c.SetDeadline(time.Now().Add(silence() + patience)))
 	what := content.Content{Seed: 3, Size: 64 << 20}
 	sent := make(chan error, 1)
 	go func() {

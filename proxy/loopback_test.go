@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,6 +32,7 @@ type rig struct {
 	s       *service
 	ready   chan struct{} // closed when all of the above is there
 	servers [2]net.Listener
+	lead    atomic.Int32 // what primary returned first, plus one
 }
 
 func needRoot(t testing.TB) {
@@ -134,7 +136,8 @@ func (r *rig) tryDial() (*net.TCPConn, error) {
 }
 
 // primary returns which server leads the connections that were opened, once
-// there is one.
+// there is one. It is asked by both servers, and the second must not be told
+// of a promotion meanwhile.
 func (r *rig) primary() int {
 	r.t.Helper()
 	<-r.ready
@@ -147,7 +150,8 @@ func (r *rig) primary() int {
 		}
 		return which >= 0
 	})
-	return which
+	r.lead.CompareAndSwap(0, int32(which+1))
+	return int(r.lead.Load()) - 1
 }
 
 func eventually(t testing.TB, what string, cond func() bool) {

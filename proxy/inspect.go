@@ -43,22 +43,14 @@ type LegStatus struct {
 // many, and how many more there are. Each is as it was at one moment, but not
 // all at the same.
 func (p *Proxy) Connections(most int) (list []ConnStatus, more int) {
-	var wg sync.WaitGroup
-	parts := make([][]ConnStatus, len(p.workers))
-	counts := make([]int, len(p.workers))
-	for i, w := range p.workers {
-		wg.Add(1)
-		w.loop.Post(func() {
-			defer wg.Done()
-			counts[i] = len(w.conns)
-			parts[i] = w.inspect(most)
-		})
-	}
-	wg.Wait()
+	var mu sync.Mutex
 	total := 0
-	for i := range parts {
-		list, total = append(list, parts[i]...), total+counts[i]
-	}
+	do(p.workers, func(w *worker) {
+		some := w.inspect(most)
+		mu.Lock()
+		defer mu.Unlock()
+		list, total = append(list, some...), total+len(w.conns)
+	})
 	slices.SortFunc(list, func(a, b ConnStatus) int {
 		return cmp.Or(cmp.Compare(a.Service, b.Service), cmp.Compare(a.ID, b.ID))
 	})

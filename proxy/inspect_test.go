@@ -53,3 +53,14 @@ func readAll(c *net.TCPConn) {
 		}
 	}
 }
+
+// After the end there is nothing to see, and nobody to wait for.
+func TestConnectionsAfterClose(t *testing.T) {
+	r := newRig(t, nil, echo)
+	if err := r.p.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if list, more := r.p.Connections(10); len(list) != 0 || more != 0 {
+		t.Errorf("%d connections and %d more after the end", len(list), more)
+	}
+}

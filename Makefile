@@ -35,12 +35,15 @@ build:
 SLOW := sttcp/proxy/stream sttcp/e2e/%
 test: deps build lint
 	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 10m $(filter-out sttcp/e2e $(SLOW),$(PACKAGES))
-	$(GO) test -count=1 -timeout 14m $(filter sttcp/e2e $(SLOW),$(PACKAGES))
+	STTCP_BIN=$(CURDIR)/$(BIN) $(GO) test -count=1 -timeout 14m $(filter sttcp/e2e $(SLOW),$(PACKAGES))
 
-# The full counts.
+# The full counts; then the scenarios in a lab without any offloads, and with
+# another congestion control.
 test-full: deps build lint
 	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 20m $(filter-out sttcp/e2e $(SLOW),$(PACKAGES))
-	STTCP_FULL=1 $(GO) test -count=1 -timeout 90m -v $(filter sttcp/e2e $(SLOW),$(PACKAGES)) 2>&1 | grep -vE '^=== (RUN|PAUSE|CONT)'; exit $${PIPESTATUS[0]}
+	STTCP_BIN=$(CURDIR)/$(BIN) STTCP_LAB=no-offload,cubic $(GO) test -count=1 -timeout 20m sttcp/e2e
+	STTCP_BIN=$(CURDIR)/$(BIN) STTCP_LAB=bbr $(GO) test -count=1 -timeout 20m sttcp/e2e
+	STTCP_BIN=$(CURDIR)/$(BIN) STTCP_FULL=1 $(GO) test -count=1 -timeout 90m -v $(filter sttcp/e2e $(SLOW),$(PACKAGES)) 2>&1 | grep -vE '^=== (RUN|PAUSE|CONT)'; exit $${PIPESTATUS[0]}
 
 demo: deps build
 	@$(BIN) demo

@@ -42,6 +42,15 @@ const client = "rc"
 // newWorld makes the hosts.
 func newWorld(t *testing.T, opt lab.Options) *world {
 	t.Helper()
+	// STTCP_LAB=no-offload,cubic (or either) has every scenario in such a lab.
+	for _, want := range strings.Split(os.Getenv("STTCP_LAB"), ",") {
+		switch want {
+		case "no-offload":
+			opt.NoOffloads = true
+		case "bbr", "cubic", "reno":
+			opt.CongestionControl = want
+		}
+	}
 	opt.Name, opt.Hosts = "e2e", lab.Standard(client, "router", "g1", "s1", "s2")
 	return &world{T: t, ctx: patient(t), lab: labtest.New(t, opt), servers: map[string]*rig.Server{}}
 }

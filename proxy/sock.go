@@ -50,6 +50,9 @@ const (
 
 // read reads into b, which is not empty.
 func (s *sock) read(b []byte) (int, readResult) {
+	if !s.readable { // atMark has found out
+		return 0, readNothing
+	}
 	n, err := ignoringEINTR(func() (int, error) { return unix.Read(s.fd, b) })
 	switch {
 	case err == nil && n > 0:
@@ -90,21 +93,36 @@ func (s *sock) peekEnd() readResult {
 	if !s.ended || s.told != readNothing {
 		return s.lost()
 	}
-	n, err := ignoringEINTR(func() (int, error) {
-		var b [1]byte
-		n, _, err := unix.Recvfrom(s.fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		return n, err
-	})
+	n, err := s.peek()
 	if n > 0 || errors.Is(err, unix.EAGAIN) {
 		return readNothing
 	}
 	return s.end(err)
 }
 
+// peek reads one byte and leaves it where it is. An error is gone then.
+func (s *sock) peek() (int, error) {
+	return ignoringEINTR(func() (int, error) {
+		var b [1]byte
+		n, _, err := unix.Recvfrom(s.fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		return n, err
+	})
+}
+
 // atMark reports whether the next byte to be read is urgent. It asks the
-// kernel only when epoll has spoken of urgent data.
+// kernel only when epoll has spoken of urgent data, and only about a byte that
+// is there: one that comes between this question and the read would be read as
+// any other. So when there is none, nothing is readable.
 func (s *sock) atMark() bool {
 	if !s.urgent {
+		return false
+	}
+	switch _, err := s.peek(); {
+	case errors.Is(err, unix.EAGAIN):
+		s.readable = s.broken
+		return false
+	case err != nil:
+		s.broken = true
 		return false
 	}
 	at, err := unix.IoctlGetInt(s.fd, unix.SIOCATMARK)

@@ -183,8 +183,9 @@ func urgentData(dies string) func(s *scene) {
 		marks, err := testsrv.NewMarks(tcp)
 		s.no(err)
 		at := 0
-		for i := range 20 {
-			if dies != "" && i == 10 {
+		const times = 500
+		for i := range times {
+			if dies != "" && i == times/2 {
 				s.kill(dies)
 			}
 			before := lines(0, i%4)

@@ -53,7 +53,16 @@ func (s *sock) read(b []byte) (int, readResult) {
 	if !s.readable { // atMark has found out
 		return 0, readNothing
 	}
-	n, err := ignoringEINTR(func() (int, error) { return unix.Read(s.fd, b) })
+	n, err := ignoringEINTR(func() (int, error) {
+		n, err := unix.Read(s.fd, b)
+		if s.urgent && errors.Is(err, unix.EAGAIN) && s.queued() {
+			// At an urgent byte the kernel also says so while a signal is
+			// pending, as Go's own are often, and gives no new edge
+			// (net/ipv4/tcp.c, tcp_recvmsg_locked).
+			err = unix.EINTR
+		}
+		return n, err
+	})
 	switch {
 	case err == nil && n > 0:
 		// A short read has emptied the queue; what comes later is a new edge
@@ -93,20 +102,15 @@ func (s *sock) peekEnd() readResult {
 	if !s.ended || s.told != readNothing {
 		return s.lost()
 	}
-	n, err := s.peek()
-	if n > 0 || errors.Is(err, unix.EAGAIN) {
-		return readNothing
-	}
-	return s.end(err)
-}
-
-// peek reads one byte and leaves it where it is. An error is gone then.
-func (s *sock) peek() (int, error) {
-	return ignoringEINTR(func() (int, error) {
+	n, err := ignoringEINTR(func() (int, error) {
 		var b [1]byte
 		n, _, err := unix.Recvfrom(s.fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
 		return n, err
 	})
+	if n > 0 || errors.Is(err, unix.EAGAIN) {
+		return readNothing
+	}
+	return s.end(err)
 }
 
 // atMark reports whether the next byte to be read is urgent. It asks the
@@ -117,16 +121,18 @@ func (s *sock) atMark() bool {
 	if !s.urgent {
 		return false
 	}
-	switch _, err := s.peek(); {
-	case errors.Is(err, unix.EAGAIN):
-		s.readable = s.broken
-		return false
-	case err != nil:
-		s.broken = true
+	if !s.ended && !s.queued() {
+		s.readable = false
 		return false
 	}
 	at, err := unix.IoctlGetInt(s.fd, unix.SIOCATMARK)
 	return err == nil && at != 0
+}
+
+// queued reports whether there are bytes to be read.
+func (s *sock) queued() bool {
+	n, err := unix.IoctlGetInt(s.fd, unix.SIOCINQ)
+	return err == nil && n > 0
 }
 
 // write writes b and returns how much was taken. An error shows when the

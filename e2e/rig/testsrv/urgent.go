@@ -68,6 +68,9 @@ func NewMarks(c *net.TCPConn) (*Marks, error) {
 func (m *Marks) Read(n int) (b []byte, urgent bool, err error) {
 	rerr := m.raw.Read(func(fd uintptr) bool {
 		b, urgent, err = readMarked(int(fd), n)
+		for errors.Is(err, unix.EAGAIN) && queued(int(fd)) { // see queued
+			b, urgent, err = readMarked(int(fd), n)
+		}
 		return !errors.Is(err, unix.EAGAIN)
 	})
 	if err := errors.Join(rerr, err); err != nil {
@@ -99,6 +102,14 @@ func readMarked(fd, n int) (b []byte, urgent bool, err error) {
 	}
 	got, err = unix.Read(fd, b)
 	return b[:max(got, 0)], at != 0, err
+}
+
+// queued reports whether there are bytes to be read. A read that is at an
+// urgent byte gives EAGAIN all the same while a signal is pending, as Go's own
+// are (net/ipv4/tcp.c, tcp_recvmsg_locked).
+func queued(fd int) bool {
+	n, err := unix.IoctlGetInt(fd, unix.SIOCINQ)
+	return err == nil && n > 0
 }
 
 // SendUrgent sends one byte as urgent data.

@@ -147,8 +147,8 @@ func ours(failed [2]error) error {
 const redial = 2 * time.Millisecond
 
 // dialAgain tries c's legs again while the client's former connection from
-// that port is being ended, and starts c, which resets the
-// client if that did not help, or no time was left.
+// that port is being ended, and starts c, which resets the client if that did
+// not help, or no time was left.
 func (s *service) dialAgain(c *conn, failed [2]error) {
 	tick := time.NewTicker(redial)
 	defer tick.Stop()

@@ -346,7 +346,7 @@ func (c *conn) perform(a *stream.Action) {
 	case stream.Probe:
 		c.svc.probe(c, a.Seq)
 	case stream.SetLive:
-		c.setLive(a.Live)
+		c.svc.gate.SetLive(c.id, a.Live)
 	case stream.ShutdownClient:
 		c.svc.gate.AllowClose(c.k0.fd)
 		c.k0.shutdown()
@@ -387,10 +387,6 @@ func (c *conn) recorded() {
 	c.waits = max(0, c.waits-1)
 	c.confirm()
 	c.pump()
-}
-
-func (c *conn) setLive(live [2]bool) {
-	c.svc.gate.SetLive(c.id, live)
 }
 
 // report logs what the core has decided.

@@ -1,10 +1,6 @@
 package proxy
 
-import (
-	"golang.org/x/sys/unix"
-
-	"sttcp/proxy/pool"
-)
+import "sttcp/proxy/pool"
 
 // Gate is what the data path has of the kernel gate (docs/ARCHITECTURE.md,
 // section 3, point 2). It is called by the loops' goroutines, many at a time.
@@ -24,7 +20,7 @@ type Gate interface {
 type noGate struct{}
 
 func (noGate) Acked(fd int, sent uint64) uint64 {
-	n, err := unix.IoctlGetInt(fd, unix.SIOCOUTQ)
+	n, err := sendQueue(fd)
 	if err != nil || uint64(n) > sent {
 		return 0
 	}

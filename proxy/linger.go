@@ -3,8 +3,6 @@ package proxy
 import (
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"sttcp/proxy/epoll"
 )
 
@@ -54,6 +52,6 @@ func (x *lingerer) end() {
 // unsent reports whether fd's send queue holds what its peer has not
 // acknowledged.
 func unsent(fd int) bool {
-	n, err := unix.IoctlGetInt(fd, unix.SIOCOUTQ)
+	n, err := sendQueue(fd)
 	return err == nil && n > 0
 }

@@ -179,9 +179,9 @@ func (p *Proxy) Start() {
 func (p *Proxy) spec() intercept.Spec {
 	var spec intercept.Spec
 	for _, s := range p.services {
-		is := intercept.Service{Name: s.cfg.Name, Dest: s.dest, Ports: ports2(s.cfg.Ports)}
+		is := intercept.Service{Name: s.cfg.Name, Dest: s.dest, Ports: portRanges(s.cfg.Ports)}
 		for _, srv := range s.cfg.Servers {
-			to := ports2(s.cfg.Ports)
+			to := portRanges(s.cfg.Ports)
 			if srv.Port != 0 {
 				to = []intercept.PortRange{{First: srv.Port, Last: srv.Port}}
 			}
@@ -201,7 +201,7 @@ func (p *Proxy) spec() intercept.Spec {
 	return spec
 }
 
-func ports2(in []configs.PortRange) []intercept.PortRange {
+func portRanges(in []configs.PortRange) []intercept.PortRange {
 	var out []intercept.PortRange
 	for _, r := range in {
 		out = append(out, intercept.PortRange(r))

@@ -15,7 +15,7 @@ import (
 // service is one configured service: its listeners, its servers, its
 // connections.
 type service struct {
-	// Constant after newService.
+	// Constant after addService.
 	cfg     *configs.Service
 	dest    []netip.Addr // what clients connect to
 	vips    []netip.Addr // where legs leave from with `source: vip`

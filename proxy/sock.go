@@ -156,6 +156,10 @@ func (s *sock) write(b []byte, urgent bool) int {
 	return n
 }
 
+// sendQueue returns how many bytes that fd's socket was given its peer has not
+// acknowledged (SIOCOUTQ, tcp(7)); a FIN counts one.
+func sendQueue(fd int) (int, error) { return unix.IoctlGetInt(fd, unix.SIOCOUTQ) }
+
 // dialed returns how connecting ended.
 func (s *sock) dialed() error {
 	errno, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_ERROR)
